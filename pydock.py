@@ -1,0 +1,3965 @@
+#!/usr/bin/env python3
+"""pydock: a Docker client in one file, for any host that has Python.
+
+On the command line, in place of `docker`:
+
+    python3 pydock.py pull busybox
+    python3 pydock.py images
+    DOCKER_HOST=ssh://me@build1 python3 pydock.py ps -a
+
+In a program, copied beside it:
+
+    import pydock
+    client = pydock.Client()
+    print([c["Names"] for c in client.containers(all=True)])
+
+Nothing but the standard library is needed, Python 3.6 or newer.  The sections,
+in order; each uses only what stands above it:
+
+    1 Constants and errors      7 Transports       13 Registry
+    2 Text                      8 Client           14 Image store
+    3 Go templates              9 Streams          15 Embedded engine
+    4 References               10 Archives         16 main
+    5 Configuration, credentials
+    6 Endpoints                11 Flags
+                               12 DockerCli
+
+MIT licence.
+"""
+import base64
+import errno
+import http.client
+import io
+import json
+import os
+import re
+import socket
+import sys
+import time
+from urllib.parse import quote, urlencode, urlsplit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ApiError", "AuthConfig", "Body", "Client", "ConfigFile", "ConnectionFailed", "DockerCli", "DockerError", "Endpoint",
+    "FlagSet", "Hijacked", "JsonStream", "NotFound", "ProgressDisplay", "Reference", "StatusError", "StreamFailed",
+    "Template", "TemplateError", "Unauthorized", "UsageError", "main", "parse_host", "parse_reference",
+    "parse_repository_tag", "resolve_endpoint", "resolve_repository_name",
+]
+
+
+# ======================================================================================================================
+# 1  Constants and errors
+# ======================================================================================================================
+
+DOCKER_LEVEL = "28.2.2"                 # the docker command whose behaviour this file follows
+API_VERSION = "1.51"                    # the newest Engine API spoken
+API_WITHOUT_HEADER = "1.24"             # what an engine speaks that names no version in its ping
+DEFAULT_SOCKET = "/var/run/docker.sock"
+DEFAULT_HOST = "unix://" + DEFAULT_SOCKET
+INDEX_SERVER = "https://index.docker.io/v1/"    # the key of Docker Hub's credentials
+INDEX_NAME = "docker.io"
+INDEX_ALIASES = ("docker.io", "index.docker.io")
+PING_TIMEOUT = 30                       # seconds; an engine that cannot answer a ping by then answers nothing
+MIB = 1 << 20
+RECEIVE_SIZE = MIB >> 1                 # one receive; a unix socket hands over some 200 KiB at most
+ERROR_BODY_LIMIT = MIB                  # of an error answer
+ANSWER_LIMIT = 512 * MIB                # of an answer that is decoded in memory
+JSON_TYPE = "application/json"
+TAR_TYPE = "application/x-tar"
+
+
+class DockerError(Exception):
+    """The base of every error that this module raises on purpose; its text is fit for a user."""
+
+
+class StatusError(DockerError):
+    """Ends a command with an exit status.
+
+    `status` is the text for stderr, empty where everything has been said; `status_code` is the exit status.
+    """
+
+    def __init__(self, status: str = "", status_code: int = 1):
+        super().__init__(status)
+        self.status = status
+        self.status_code = status_code
+
+
+class UsageError(StatusError):
+    """A command line that cannot be parsed; exit status 125 for a flag, 1 for a count of arguments."""
+
+
+class ConnectionFailed(DockerError):
+    """No engine was reached, or the connection to it broke."""
+
+
+class ApiError(DockerError):
+    """The engine refused a request: `status` is the HTTP status, `message` the engine's words."""
+
+    def __init__(self, status: int, message: str, text: str = ""):
+        super().__init__(text or "Error response from daemon: " + message)
+        self.status = status
+        self.message = message
+
+
+class NotFound(ApiError):
+    """HTTP 404."""
+
+
+class Unauthorized(ApiError):
+    """HTTP 401, or an engine's report that the registry wants a login."""
+
+
+class StreamFailed(DockerError):
+    """An `errorDetail` within a message stream that began with status 200; `code` is the engine's, or 0."""
+
+    def __init__(self, message: str, code: int = 0):
+        super().__init__(message)
+        self.code = code
+
+
+# What Go's system calls say, where the C library's words differ by more than the first letter.
+_GO_ERRNO = {errno.EPIPE: "broken pipe", errno.EIO: "input/output error"}
+
+
+def os_error_text(error: OSError) -> str:
+    """An operating system error in the words that Go programs use: `no such file or directory`."""
+    if error.errno is None:
+        return str(error)
+    text = _GO_ERRNO.get(error.errno) or os.strerror(error.errno)
+    return text[:1].lower() + text[1:]
+
+
+def path_error_text(error: OSError, verb: str = "open") -> str:
+    """As Go reports a failed file operation: `open /x: permission denied`."""
+    return "%s %s: %s" % (verb, error.filename, os_error_text(error)) if error.filename else os_error_text(error)
+
+
+# ======================================================================================================================
+# 2  Text
+# ======================================================================================================================
+
+_DECIMAL_UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")
+_BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB", "ZiB", "YiB")
+
+
+def _scaled(size, base, units, digits):
+    unit = 0
+    while size >= base and unit < len(units) - 1:
+        size /= base
+        unit += 1
+    return "%.*g%s" % (digits, size, units[unit])
+
+
+def format_size(size: float, digits: int = 4) -> str:
+    """A number of bytes in decimal units with `digits` significant digits: `1.98MB`."""
+    return _scaled(float(size), 1000.0, _DECIMAL_UNITS, digits)
+
+
+def format_binary_size(size: float) -> str:
+    """A number of bytes in binary units: `23.54GiB`."""
+    return _scaled(float(size), 1024.0, _BINARY_UNITS, 4)
+
+
+def format_duration(seconds: float) -> str:
+    """A length of time in words, as the CREATED column has it: `About an hour`, `3 weeks`."""
+    seconds = int(seconds)
+    if seconds < 1:
+        return "Less than a second"
+    if seconds < 60:
+        return "1 second" if seconds == 1 else "%d seconds" % seconds
+    minutes = seconds // 60
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else "%d minutes" % minutes
+    hours = int(seconds / 3600.0 + 0.5)
+    if hours < 48:
+        return "About an hour" if hours == 1 else "%d hours" % hours
+    if hours < 24 * 14:
+        return "%d days" % (hours // 24)
+    if hours < 24 * 60:
+        return "%d weeks" % (hours // 168)
+    if hours < 24 * 365 * 2:
+        return "%d months" % (hours // 720)
+    return "%d years" % (seconds // 3600 // 24 // 365)
+
+
+def format_time(timestamp: float) -> str:
+    """Unix seconds as local time with zone: `2026-11-24 02:55:16 +0000 UTC`."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z %Z", time.localtime(timestamp))
+
+
+def parse_rfc3339(text: str) -> float:
+    """Unix seconds of an RFC 3339 time (fraction cut to microseconds); ValueError if it is none."""
+    match = re.match(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(\.\d+)?(?:[Zz]|([+-])(\d\d):(\d\d))$", text)
+    if not match:
+        raise ValueError("not an RFC 3339 time: %r" % text)
+    import calendar
+    seconds = calendar.timegm(tuple(int(n) for n in match.groups()[:6]))
+    offset = (int(match.group(9)) * 60 + int(match.group(10))) * 60 if match.group(8) else 0
+    return seconds + float(match.group(7) or 0) - (-offset if match.group(8) == "-" else offset)
+
+
+def is_ascii(text: str) -> bool:
+    return len(text.encode("utf-8", "surrogatepass")) == len(text)
+
+
+def display_width(text: str) -> int:
+    """How many terminal cells a text takes; East Asian wide characters take two, combining marks none."""
+    if is_ascii(text):
+        return len(text)
+    import unicodedata
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def ellipsis(text: str, width: int) -> str:
+    """`text`, cut to `width` terminal cells with a closing `…` where it is longer."""
+    if len(text) * 2 <= width or display_width(text) <= width:
+        return text
+    if width < 2:
+        return text[:width]
+    room, cut = width - 1, 0
+    while cut < len(text):
+        room -= display_width(text[cut])
+        if room < 0:
+            break
+        cut += 1
+    return text[:cut] + "\u2026"
+
+
+_GO_ESCAPES = {"\a": "\\a", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\v": "\\v",
+               "\\": "\\\\", '"': '\\"'}
+
+
+def go_quote(text: str) -> str:
+    """A text as a Go string literal (`strconv.Quote`)."""
+    if text.isprintable() and "\\" not in text and '"' not in text:
+        return '"' + text + '"'
+    out = []
+    for char in text:
+        code = ord(char)
+        if char in _GO_ESCAPES:
+            char = _GO_ESCAPES[char]
+        elif not char.isprintable():
+            char = ("\\x%02x" if code < 0x80 else "\\u%04x" if code < 0x10000 else "\\U%08x") % code
+        out.append(char)
+    return '"' + "".join(out) + '"'
+
+
+def visible(text: str) -> str:
+    """A foreign text with its control characters spelled out, so that it cannot steer a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else go_quote(c)[1:-1] for c in text)
+
+
+def natural_key(text: str):
+    """Sort key under which `a2` comes before `a10`: runs of digits compare as numbers, the rest as bytes."""
+    return [(0, int(run), len(run)) if run.isdigit() and is_ascii(run) else (1, run)
+            for run in re.findall(r"\d+|\D", text)]
+
+
+def columns(rows, minimum: int = 10, padding: int = 3) -> str:
+    """Lay out rows of cells in columns, as Go's tab writer does.
+
+    A column is as wide as its widest cell plus `padding`, at least `minimum`, within each run of neighbouring lines
+    that have it; the last cell of a line belongs to no column.  A line break within a cell ends the line there.
+    Returns the text, one line a row, each with its line end.
+    """
+    lines = [tuple(row) for row in rows]
+    if not lines:
+        return ""
+    if len(set(map(len, lines))) == 1:
+        text = "\t".join(map("\t".join, lines))
+        if is_ascii(text) and "\n" not in text and text.count("\t") == len(lines) * len(lines[0]) - 1:
+            widths = [max(minimum, max(map(len, cells)) + padding) for cells in list(zip(*lines))[:-1]]
+            layout = "".join("%%-%ds" % width for width in widths) + "%s\n"
+            return "".join([layout % line for line in lines])
+    lines = [line.split("\t") for line in "\n".join("\t".join(line) for line in lines).split("\n")]
+    out = [[] for _ in lines]
+    _fill_column(lines, out, 0, len(lines), 0, minimum, padding)
+    return "".join("".join(cells) + "\n" for cells in out)
+
+
+def _fill_column(lines, out, first, last, column, minimum, padding):
+    """Write one column of the lines first..last, and those to the right of it."""
+    start = first
+    while start < last:
+        if column == len(lines[start]) - 1:
+            out[start].append(lines[start][column])
+        if column >= len(lines[start]) - 1:
+            start += 1
+            continue
+        end = start
+        while end < last and column < len(lines[end]) - 1:
+            end += 1
+        width = max(minimum, max(display_width(lines[i][column]) for i in range(start, end)) + padding)
+        for i in range(start, end):
+            out[i].append(lines[i][column] + " " * (width - display_width(lines[i][column])))
+        _fill_column(lines, out, start, end, column + 1, minimum, padding)
+        start = end
+
+
+def indent_json(raw: str, indent: str = "    ") -> str:
+    """Re-indent a JSON text and leave everything else in it as it is: order, number spelling, escapes."""
+    out, level = [], 0
+    tokens = re.findall(r'"(?:[^"\\]|\\.)*"|[][{},:]|[^][{},:"\s]+', raw)
+    for i, token in enumerate(tokens):
+        if token in "{[":
+            if tokens[i + 1:i + 2] in (["}"], ["]"]):
+                out.append(token)
+                continue
+            level += 1
+            token += "\n" + indent * level
+        elif token in "}]":
+            if tokens[i - 1] not in ("{", "["):
+                level -= 1
+                token = "\n" + indent * level + token
+        elif token == ",":
+            token += "\n" + indent * level
+        elif token == ":":
+            token = ": "
+        out.append(token)
+    return "".join(out)
+
+
+def compact_json(value) -> str:
+    """JSON without blanks, as the engine and its clients write it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+
+
+def go_json_error(error: ValueError) -> str:
+    """A JSON decoder's complaint in the words of Go's."""
+    text, at = getattr(error, "doc", ""), getattr(error, "pos", 0)
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    at += len(text[at:]) - len(text[at:].lstrip())
+    if at >= len(text):
+        return "unexpected end of JSON input" if text.strip() else "EOF"
+    where = {"Expecting property name": "looking for beginning of object key string",
+             "Expecting ':'": "after object key", "Expecting ','": "after value",
+             "Extra data": "after top-level value"}
+    for words, place in where.items():
+        if str(error).startswith(words):
+            return "invalid character %s %s" % (_go_char(text[at]), place)
+    return "invalid character %s looking for beginning of value" % _go_char(text[at])
+
+
+def _go_char(char):
+    return "'\\''" if char == "'" else "'\"'" if char == '"' else "'" + go_quote(char)[1:-1] + "'"
+
+
+# ======================================================================================================================
+# 3  Go templates
+# ======================================================================================================================
+
+
+class TemplateError(DockerError):
+    pass
+
+
+class Row(dict):
+    def __init__(self, columns_of, row):
+        super().__init__((k, v[1](row)) for k, v in columns_of.items())
+
+
+class Template:
+    def __init__(self, text, name=""):
+        self.text = text
+
+    def execute(self, value):
+        def one(m):
+            if m.group(1) == "json .":
+                return compact_json(value)
+            v = value
+            for part in m.group(1).strip(".").split("."):
+                v = v[part]
+            return str(v)
+        return re.sub(r"\{\{(.*?)\}\}", one, self.text)
+
+
+# ======================================================================================================================
+# 4  References
+# ======================================================================================================================
+
+DEFAULT_TAG = "latest"
+_NAME_LIMIT = 255
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_LABEL = r"(?:[a-zA-Z0-9]|[a-zA-Z0-9][a-zA-Z0-9-]*[a-zA-Z0-9])"
+_DOMAIN = r"(?:%s(?:\.%s)*|\[(?:[a-fA-F0-9:]+)\])(?::[0-9]+)?" % (_LABEL, _LABEL)
+_DIGEST = r"[A-Za-z][A-Za-z0-9]*(?:[-_+.][A-Za-z][A-Za-z0-9]*)*:[0-9a-fA-F]{32,}"
+_REFERENCE = r"(?P<domain>%s)/(?P<path>%s(?:/%s)*)(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>%s))?\Z" % (
+    _DOMAIN, _COMPONENT, _COMPONENT, _DIGEST)
+_DIGEST_LENGTHS = {"sha256": 64, "sha384": 96, "sha512": 128}
+
+
+def parse_repository_tag(name: str) -> tuple:
+    """Split `name` into (repository, tag or digest); the second is empty where there is none.
+
+    A colon that belongs to a registry's port is no tag; behind an `@` stands a digest, and a tag before it is dropped.
+    """
+    repository, at, digest = name.partition("@")
+    head, colon, tag = repository.rpartition(":")
+    if not colon or "/" in tag:
+        head, tag = repository, ""
+    return head, digest if at else tag
+
+
+def resolve_repository_name(name: str) -> tuple:
+    """Where a repository lives: (registry, remote name), for a name without tag.
+
+    The registry is `INDEX_SERVER` for Docker Hub, under any of its names, else the name's first part, which must
+    contain a `.` or a `:`, be `localhost`, or contain a capital letter.  Raises DockerError for a name that is none.
+    """
+    if "://" in name:
+        raise DockerError('Invalid repository name (ex: "registry.domain.tld/myrepos")')
+    first, slash, rest = name.partition("/")
+    if slash and (first == "localhost" or "." in first or ":" in first or first != first.lower()):
+        registry, remote = (INDEX_SERVER if first in INDEX_ALIASES else first), rest
+    else:
+        registry, remote = INDEX_SERVER, name
+    if registry == INDEX_SERVER and "/" not in remote:
+        remote = "library/" + remote
+    domain = INDEX_NAME if registry == INDEX_SERVER else registry
+    _match_reference(domain, remote)
+    return registry, remote
+
+
+def _match_reference(domain, remote):
+    repository = parse_repository_tag(remote)[0]
+    if repository != repository.lower():
+        raise DockerError("invalid reference format: repository name (%s) must be lowercase" % repository)
+    match = re.match(_REFERENCE, domain + "/" + remote, re.ASCII)
+    if not match:
+        raise DockerError("invalid reference format")
+    if len(match.group("path")) > _NAME_LIMIT:
+        raise DockerError("repository name must not be more than %d characters" % _NAME_LIMIT)
+    return match
+
+
+class Reference:
+    """An image reference, normalised: `domain`, `path`, `tag` and `digest` (empty where absent).
+
+    The rules are those of the distribution project's reference grammar.
+    """
+
+    def __init__(self, domain: str, path: str, tag: str = "", digest: str = ""):
+        self.domain = domain
+        self.path = path
+        self.tag = tag
+        self.digest = digest
+
+    @property
+    def name(self) -> str:
+        """The full repository name: `docker.io/library/busybox`."""
+        return self.domain + "/" + self.path
+
+    @property
+    def index(self) -> str:
+        """The key of the registry's credentials."""
+        return INDEX_SERVER if self.domain == INDEX_NAME else self.domain
+
+    @property
+    def familiar_name(self) -> str:
+        """The repository as people write it: `busybox`, `user/app`, `localhost:5000/app`."""
+        if self.domain != INDEX_NAME:
+            return self.name
+        official = self.path[len("library/"):] if self.path.startswith("library/") else ""
+        return official if official and "/" not in official else self.path
+
+    def with_default_tag(self) -> "Reference":
+        """The same reference, with the tag `latest` if it has neither tag nor digest."""
+        return self if self.tag or self.digest else Reference(self.domain, self.path, DEFAULT_TAG)
+
+    @property
+    def suffix(self) -> str:
+        """What follows the name: `:tag`, `@digest`, both or nothing."""
+        return (self.tag and ":" + self.tag) + (self.digest and "@" + self.digest)
+
+    @property
+    def familiar(self) -> str:
+        return self.familiar_name + self.suffix
+
+    def __str__(self):
+        return self.name + self.suffix
+
+
+def parse_reference(text: str) -> Reference:
+    """Parse and normalise an image reference; DockerError with the reference grammar's words if it is none."""
+    if re.match(r"[a-f0-9]{64}\Z", text):
+        raise DockerError("invalid repository name (%s), cannot specify 64-byte hexadecimal strings" % text)
+    name = parse_repository_tag(text)[0]
+    if "://" in name or not name:
+        raise DockerError("invalid reference format")
+    registry, remote = resolve_repository_name(name)
+    match = _match_reference(INDEX_NAME if registry == INDEX_SERVER else registry, remote + text[len(name):])
+    digest = match.group("digest") or ""
+    if digest:
+        algorithm, _, hexadecimal = digest.partition(":")
+        if algorithm not in _DIGEST_LENGTHS:
+            raise DockerError("unsupported digest algorithm")
+        if len(hexadecimal) != _DIGEST_LENGTHS[algorithm]:
+            raise DockerError("invalid checksum digest length")
+    return Reference(match.group("domain"), match.group("path"), match.group("tag") or "", digest)
+
+
+# ======================================================================================================================
+# 5  Configuration and credentials
+# ======================================================================================================================
+
+TOKEN_USER = "<token>"                  # the user name under which helpers keep identity tokens
+_NO_CREDENTIALS = ("credentials not found in native keychain", "no usernames for", "no credentials server url",
+                   "no credentials username")
+
+
+class AuthConfig:
+    """The credentials for one registry, with the fields of the API's AuthConfig object."""
+
+    FIELDS = ("username", "password", "auth", "email", "serveraddress", "identitytoken", "registrytoken")
+
+    def __init__(self, **fields):
+        for field in self.FIELDS:
+            setattr(self, field, fields.get(field) or "")
+
+    def to_json(self) -> dict:
+        """The non-empty fields, in the order in which the API lists them."""
+        return {field: getattr(self, field) for field in self.FIELDS if getattr(self, field)}
+
+    def header(self) -> str:
+        """The value of `X-Registry-Auth`: padded base64url of the JSON; `e30=` for nobody."""
+        return base64.urlsafe_b64encode(compact_json(self.to_json()).encode("utf-8", "surrogateescape")).decode("ascii")
+
+    def __bool__(self):
+        return bool(self.username or self.password or self.identitytoken or self.registrytoken)
+
+    def __repr__(self):
+        return "AuthConfig(username=%r, serveraddress=%r)" % (self.username, self.serveraddress)
+
+
+def _decode_auth(text):
+    """User name and password of an `auth` field; ValueError with Docker's words if it is none."""
+    if not text:
+        return "", ""
+    try:
+        decoded = base64.b64decode(text.encode("ascii"), validate=True)
+    except (ValueError, UnicodeEncodeError):
+        at = next((i for i, c in enumerate(text) if not (c.isalnum() or c in "+/=") or not is_ascii(c)),
+                  len(text.rstrip("=")))
+        raise ValueError("illegal base64 data at input byte %d" % at)
+    user, colon, password = decoded.decode("utf-8", "surrogateescape").partition(":")
+    if not colon:
+        raise ValueError("Invalid auth configuration file")
+    return user, password.strip("\0")
+
+
+def registry_hostname(server: str) -> str:
+    """The host part of a registry's key: without scheme and path."""
+    return re.sub(r"^https?://", "", server).partition("/")[0]
+
+
+class ConfigFile:
+    """`config.json` and, where it is absent, the older `.dockercfg`.
+
+    Reading never fails: what could not be used is told in `warning`, for the caller to show.  `data` is the decoded
+    file; `save` writes it back with all keys that this program does not know.
+    """
+
+    def __init__(self, directory: str = ""):
+        self.directory = directory or default_config_directory()
+        self.path = os.path.join(self.directory, "config.json")
+        self.data = {}
+        self.auths = {}
+        self.warning = ""
+        self._detected = ""
+
+    @classmethod
+    def load(cls, directory: str = "") -> "ConfigFile":
+        """Read the configuration of `directory` (default: `$DOCKER_CONFIG`, else `~/.docker`)."""
+        config = cls(directory)
+        try:
+            config._read()
+        except OSError as error:
+            config.warning = "Error loading config file: " + path_error_text(error)
+        except ValueError as error:
+            config.warning = "Error parsing config file (%s): %s" % (config.path, error)
+        config._read_environment()
+        return config
+
+    def _read(self):
+        try:
+            with open(self.path, "rb") as file:
+                text = file.read().decode("utf-8", "surrogateescape")
+        except FileNotFoundError:
+            if "DOCKER_CONFIG" not in os.environ and self.directory == default_config_directory():
+                self._read_legacy(os.path.join(os.path.expanduser("~"), ".dockercfg"))
+            return
+        try:
+            data = json.loads(text)
+        except ValueError as error:
+            raise ValueError(go_json_error(error))
+        if not isinstance(data, dict):
+            raise ValueError("it holds no JSON object")
+        self.data = data
+        for key, kind in (("auths", dict), ("credHelpers", dict), ("HttpHeaders", dict), ("credsStore", str),
+                          ("currentContext", str)):
+            if not isinstance(self.get(key, kind()), kind):
+                raise ValueError('"%s" must be %s' % (key, "an object" if kind is dict else "a string"))
+        self._read_auths(self.get("auths", {}))
+
+    def _read_auths(self, entries):
+        for server, entry in entries.items():
+            if not isinstance(entry, dict):
+                raise ValueError('the credentials of "%s" must be an object' % server)
+            auth = AuthConfig(**{k.lower(): v for k, v in entry.items() if isinstance(v, str)})
+            if auth.auth:
+                auth.username, auth.password = _decode_auth(auth.auth)
+                auth.auth = ""
+            auth.serveraddress = server
+            self.auths[server] = auth
+
+    def _read_legacy(self, path):
+        """`.dockercfg`: a JSON object of entries, or the two lines `auth = …` and `email = …`."""
+        self.path, name = path, self.path
+        try:
+            with open(path, encoding="utf-8", errors="surrogateescape") as file:
+                text = file.read()
+        except FileNotFoundError:
+            return
+        else:
+            try:
+                entries = json.loads(text)
+            except ValueError:
+                lines = text.split("\n")
+                if len(lines) < 2:
+                    raise ValueError("The Auth config file is empty")
+                values = [line.split(" = ") for line in lines[:2]]
+                if any(len(value) != 2 for value in values):
+                    raise ValueError("Invalid Auth config file")
+                entries = {INDEX_SERVER: {"auth": values[0][1].strip(), "email": values[1][1].strip()}}
+            if not isinstance(entries, dict):
+                raise ValueError("Invalid Auth config file")
+            self._read_auths(entries)
+        finally:
+            self.path = name
+
+    def _read_environment(self):
+        """`DOCKER_AUTH_CONFIG`: credentials given as JSON, which win over the stored ones."""
+        text = os.environ.get("DOCKER_AUTH_CONFIG")
+        if text:
+            try:
+                self._read_auths(json.loads(text)["auths"])
+                self._from_environment = frozenset(json.loads(text)["auths"])
+            except (ValueError, KeyError, TypeError, AttributeError):
+                self.warning = self.warning or "DOCKER_AUTH_CONFIG holds no usable credentials"
+
+    _from_environment = frozenset()
+
+    def get(self, key: str, default=None):
+        """A value of the file; keys are found as Go finds them, in any case."""
+        if key in self.data:
+            return self.data[key] if self.data[key] is not None else default
+        for name, value in self.data.items():
+            if name.lower() == key.lower() and value is not None:
+                return value
+        return default
+
+    def http_headers(self) -> dict:
+        """Extra headers for every request: `$DOCKER_CUSTOM_HEADERS`, else the file's `HttpHeaders`.
+
+        Raises DockerError for a malformed variable.
+        """
+        text = os.environ.get("DOCKER_CUSTOM_HEADERS", "").strip()
+        if not text:
+            return {str(k): str(v) for k, v in self.get("HttpHeaders", {}).items() if k.lower() != "user-agent"}
+        import csv
+        headers = {}
+        for pair in next(csv.reader([text]), []):
+            name, equals, value = pair.partition("=")
+            if not equals or not name.strip():
+                raise DockerError(
+                    "Failed to initialize: failed to set custom headers from DOCKER_CUSTOM_HEADERS environment "
+                    "variable: " + ("value contains a key=value pair with an empty key: '%s'" % pair if equals else
+                                    "missing \"=\" in key=value pair: '%s'" % pair))
+            headers[name.strip()] = value
+        return headers
+
+    def save(self) -> None:
+        """Write the file atomically, with mode 0600 where it is new, through a symbolic link where it is one."""
+        auths = {}
+        for server, auth in sorted(self.auths.items()):
+            if server in self._from_environment:
+                continue
+            entry = {k: v for k, v in auth.to_json().items() if k in ("email", "identitytoken", "registrytoken")}
+            if auth.username or auth.password:
+                pair = "%s:%s" % (auth.username, auth.password)
+                entry = dict([("auth", base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii"))],
+                             **entry)
+            auths[server] = entry
+        data = {"auths": auths}
+        data.update((k, v) for k, v in self.data.items() if k.lower() not in ("auths", "credsstore"))
+        store = self.get("credsStore") or self._detected
+        if store:
+            data["credsStore"] = store
+        if not os.path.isdir(self.directory):
+            os.makedirs(self.directory, 0o700)
+        text = json.dumps(data, indent="\t", ensure_ascii=False)
+        write_atomically(self.path, text.encode("utf-8", "surrogateescape"), 0o600)
+
+    # -- credentials ---------------------------------------------------------------------------------------------------
+
+    def helper(self, server: str):
+        """The CredentialHelper in charge of a registry, or None where the file itself keeps the credentials.
+
+        With nothing configured and nothing stored, the platform's usual helper is taken if it is installed.
+        """
+        if server in self._from_environment:
+            return None
+        suffix = self.get("credHelpers", {}).get(server) or self.get("credsStore")
+        if not suffix and not self.auths and not self.get("credHelpers") and not self._detected:
+            self._detected = _detect_helper()
+        suffix = suffix or self._detected
+        return CredentialHelper(suffix, detected=suffix == self._detected) if suffix else None
+
+    def resolve_auth_config(self, index: str) -> AuthConfig:
+        """The credentials for a registry, by its key; an empty AuthConfig where there are none.
+
+        A helper is asked first; the file is searched for the exact key, then (except for Docker Hub) for one with
+        the same host, whatever its scheme and path.  Raises DockerError if a helper fails.
+        """
+        index = index or INDEX_SERVER
+        helper = self.helper(index)
+        if helper:
+            return helper.get(index)
+        if index in self.auths or index == INDEX_SERVER:
+            return self.auths.get(index, AuthConfig())
+        wanted = registry_hostname(index)
+        return next((auth for key, auth in sorted(self.auths.items()) if registry_hostname(key) == wanted), AuthConfig())
+
+    def store_auth(self, server: str, auth: AuthConfig) -> bool:
+        """Keep credentials, in a helper or in the file; true if they now stand in the file unencrypted.
+
+        Raises DockerError or OSError; then nothing has changed.
+        """
+        helper = self.helper(server)
+        if helper:
+            helper.store(server, auth)
+            self.auths[server] = AuthConfig(serveraddress=server)
+        else:
+            self.auths[server] = auth
+        self.save()
+        return not helper and bool(auth.password)
+
+    def erase_auth(self, server: str) -> None:
+        """Forget the credentials of a registry; DockerError or OSError if that fails."""
+        helper = self.helper(server)
+        if helper:
+            helper.erase(server)
+        if self.auths.pop(server, None) is not None:
+            self.save()
+
+
+def default_config_directory() -> str:
+    """`$DOCKER_CONFIG`, else `~/.docker`."""
+    return os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+
+
+def _detect_helper():
+    import shutil
+    if sys.platform == "darwin":
+        suffix = "osxkeychain"
+    elif sys.platform == "win32":
+        suffix = "wincred"
+    else:
+        suffix = "pass" if shutil.which("pass") else "secretservice"
+    return suffix if shutil.which("docker-credential-" + suffix) else ""
+
+
+class CredentialHelper:
+    """An external program that keeps credentials: `docker-credential-SUFFIX`, spoken to over its stdin and stdout.
+
+    `detected` marks a helper that nobody configured.  Every method raises DockerError if the program fails.
+    """
+
+    def __init__(self, suffix: str, detected: bool = False):
+        self.program = "docker-credential-" + suffix
+        self.detected = detected
+
+    def get(self, server: str) -> AuthConfig:
+        """The credentials for `server`; empty where the helper has none."""
+        out = self._run("get", server, "getting", quiet=True)
+        if out is None:
+            return AuthConfig()
+        try:
+            found = json.loads(out)
+            user, secret = found["Username"], found["Secret"]
+        except (ValueError, KeyError, TypeError):
+            raise DockerError("error getting credentials - %s printed no credentials" % self.program)
+        if user == TOKEN_USER:
+            return AuthConfig(identitytoken=secret, serveraddress=server)
+        return AuthConfig(username=user, password=secret, serveraddress=server)
+
+    def store(self, server: str, auth: AuthConfig) -> None:
+        user, secret = (TOKEN_USER, auth.identitytoken) if auth.identitytoken else (auth.username, auth.password)
+        self._run("store", compact_json({"ServerURL": server, "Username": user, "Secret": secret}) + "\n", "storing")
+
+    def erase(self, server: str) -> None:
+        self._run("erase", server, "erasing", quiet=True)
+
+    def list(self) -> dict:
+        """All servers that the helper knows, with their user names."""
+        try:
+            return dict(json.loads(self._run("list", "unused", "listing")))
+        except (ValueError, TypeError):
+            raise DockerError("error listing credentials - %s printed no list" % self.program)
+
+    def _run(self, action, text, doing, quiet=False):
+        """The program's output; None where `quiet` allows it to have no credentials."""
+        import subprocess
+        failed = "error %s credentials - err: %%s, out: `%%s`" % doing
+        try:
+            child = subprocess.Popen([self.program, action], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except FileNotFoundError:
+            reason = 'exec: "%s": executable file not found in $PATH' % self.program
+            raise DockerError(failed % (reason, ""))
+        except OSError as error:
+            raise DockerError(failed % ("fork/exec %s: %s" % (self.program, os_error_text(error)), ""))
+        out = child.communicate(text.encode("utf-8", "surrogateescape"))[0].decode("utf-8", "surrogateescape").strip()
+        if not child.returncode:
+            return out
+        if quiet and out.lower().startswith(_NO_CREDENTIALS):
+            return None
+        status = "exit status %d" % child.returncode if child.returncode > 0 else "signal: %d" % -child.returncode
+        raise DockerError(failed % (status, out))
+
+
+def write_atomically(path: str, data: bytes, mode: int) -> None:
+    """Replace a file in one step: a reader sees the old content or the new, whole.
+
+    A symbolic link stays and its target is written; an existing file keeps its mode and owner, a new one gets `mode`.
+    Raises OSError, with nothing changed.
+    """
+    path = os.path.realpath(path)
+    import tempfile
+    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path), dir=os.path.dirname(path))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            old = os.stat(path)
+            os.chmod(temporary, old.st_mode & 0o7777)
+            if hasattr(os, "chown") and (old.st_uid, old.st_gid) != (os.geteuid(), os.getegid()):
+                os.chown(temporary, old.st_uid, old.st_gid)
+        except FileNotFoundError:
+            os.chmod(temporary, mode)
+        except PermissionError:
+            pass                        # not ours to give away: the new file stays ours
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+# ======================================================================================================================
+# 6  Endpoints
+# ======================================================================================================================
+
+DEFAULT_CONTEXT = "default"
+TCP_PORT, TLS_PORT = 2375, 2376
+
+
+class TlsSettings:
+    """How to speak TLS: the paths of three PEM files (empty where there is none) and whether to verify the engine."""
+
+    def __init__(self, ca: str = "", cert: str = "", key: str = "", verify: bool = True):
+        self.ca = ca
+        self.cert = cert
+        self.key = key
+        self.verify = verify
+
+
+class Endpoint:
+    """Where an engine is and how to reach it.
+
+    `host` is the normalised address as messages show it; `proto` is `unix`, `tcp` or `ssh`; `address` a socket's
+    path, or `(host, port)`; `prefix` a path in front of every request's; `tls` a TlsSettings or None; `context` the
+    context's name.  `error`, where set, says why there is no endpoint: a Client of it fails with that text.
+    """
+
+    def __init__(self, host: str = DEFAULT_HOST, tls: TlsSettings = None, context: str = DEFAULT_CONTEXT,
+                 error: DockerError = None):
+        self.host = host
+        self.tls = tls
+        self.context = context
+        self.error = error
+        self.proto, _, rest = host.partition("://")
+        self.address, self.prefix, self.user = rest, "", ""
+        if self.proto == "tcp":
+            parts = urlsplit(host)
+            self.address, self.prefix = (parts.hostname or "localhost", parts.port), parts.path.rstrip("/")
+        elif self.proto == "ssh":
+            parts = urlsplit(host)
+            self.user, self.address = parts.username or "", (parts.hostname, parts.port)
+            self.socket_path = parts.path if parts.path != "/" else ""
+        if self.proto != "tcp":
+            self.tls = None             # a unix socket or an ssh session needs none
+
+    @property
+    def authority(self) -> str:
+        """What stands for the host in the URLs of messages."""
+        if self.proto == "unix":
+            return quote(self.address, safe="")
+        if self.proto == "ssh":
+            return "docker.example.com"
+        return urlsplit(self.host).netloc.rpartition("@")[2]
+
+    @property
+    def host_header(self) -> str:
+        """The `Host` header: engines refuse one that holds a path."""
+        return "api.moby.localhost" if self.proto == "unix" else self.authority
+
+    def url(self, path: str) -> str:
+        return "%s://%s%s%s" % ("https" if self.tls else "http", self.authority, self.prefix, path)
+
+
+def parse_host(text: str, tls: bool = False) -> str:
+    """Check an engine's address and bring it into its full form.
+
+    `unix://PATH`, `tcp://HOST[:PORT][/PATH]` (default ports 2375, with `tls` 2376), `ssh://[USER@]HOST[:PORT][/PATH]`,
+    or a bare `HOST:PORT`; empty means the default socket.  Raises DockerError.
+    """
+    text = text.strip()
+    if not text:
+        return "tcp://localhost:%d" % TLS_PORT if tls else DEFAULT_HOST
+    proto, separator, rest = text.partition("://")
+    if not separator:
+        proto, rest = "tcp", text
+    if proto == "unix":
+        return "unix://" + (rest or DEFAULT_SOCKET)
+    if proto == "ssh":
+        return _parse_ssh_host(text)
+    if proto in ("npipe", "fd"):
+        raise DockerError("protocol not available")
+    if proto != "tcp":
+        raise DockerError("unable to resolve docker endpoint: invalid bind address format: " + text)
+    return _parse_tcp_host(rest, tls)
+
+
+def _parse_tcp_host(rest, tls):
+    bad = DockerError("unable to resolve docker endpoint: invalid bind address format: " + rest)
+    if "://" in rest:
+        raise DockerError("unable to resolve docker endpoint: invalid proto, expected tcp: " + rest)
+    authority, slash, path = rest.partition("/")
+    authority = authority.rpartition("@")[2]
+    match = re.match(r"(\[[^]]*\]|[^:]*)(?::(.*))?\Z", authority)
+    if not match or re.search(r"[\s?#]", rest):
+        raise bad
+    host, port = match.groups()
+    if host.startswith("["):
+        if not port:
+            raise bad                   # as docker has it: a bracketed address names its port
+        try:
+            socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
+        except OSError:
+            raise bad
+    if port and not (port.isdigit() and is_ascii(port)):
+        raise DockerError('unable to resolve docker endpoint: parse "tcp://%s": invalid port ":%s" after host' % (
+            rest, port))
+    if port and not 0 < int(port) < 65536:
+        raise bad
+    return "tcp://%s:%s%s%s" % (host or "localhost", port or (TLS_PORT if tls else TCP_PORT), slash, path)
+
+
+def _parse_ssh_host(text):
+    try:
+        parts = urlsplit(text)
+        port = parts.port               # raises for a wrong one
+    except ValueError:
+        raise DockerError("ssh host connection is not valid: invalid SSH URL: invalid port in %s" % text)
+    for wrong, reason in ((parts.password is not None, "plain-text password is not supported"),
+                          (not parts.hostname, "hostname is empty"),
+                          (parts.query, 'query parameters are not allowed: "%s"' % parts.query),
+                          (parts.fragment, 'fragments are not allowed: "%s"' % parts.fragment),
+                          ((parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"),
+                           "a name must not start with a dash"),
+                          (port == 0, "invalid port")):
+        if wrong:
+            raise DockerError("ssh host connection is not valid: invalid SSH URL: " + reason)
+    return text
+
+
+def find_tls_files(paths, verify: bool, required=()) -> TlsSettings:
+    """TLS settings from the paths of CA, certificate and key; those that do not exist count only if `required`."""
+    found = []
+    for path in paths:
+        try:
+            with open(path, "rb"):
+                found.append(path)
+        except FileNotFoundError as error:
+            if path in required:
+                raise DockerError("unable to resolve docker endpoint: " + path_error_text(error))
+            found.append("")
+        except OSError as error:
+            raise DockerError("unable to resolve docker endpoint: " + path_error_text(error))
+    return TlsSettings(*found, verify=verify)
+
+
+def context_directory(directory: str, kind: str, name: str) -> str:
+    """The folder of a context in the store: `kind` is `meta` or `tls`."""
+    import hashlib
+    return os.path.join(directory, "contexts", kind, hashlib.sha256(name.encode("utf-8")).hexdigest())
+
+
+def load_context(config: ConfigFile, name: str) -> Endpoint:
+    """The endpoint of a stored context; DockerError if it does not exist or cannot be used."""
+    path = os.path.join(context_directory(config.directory, "meta", name), "meta.json")
+    wrong = 'unable to resolve docker endpoint: context "%s": ' % name
+    try:
+        with open(path, encoding="utf-8") as file:
+            docker = json.load(file)["Endpoints"]["docker"]
+            host, skip_verify = docker["Host"], bool(docker.get("SkipTLSVerify"))
+    except FileNotFoundError as error:
+        raise DockerError(wrong + "context not found: " + path_error_text(error))
+    except OSError as error:
+        raise DockerError(wrong + path_error_text(error))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DockerError(wrong + "%s describes no docker endpoint" % path)
+    folder = os.path.join(context_directory(config.directory, "tls", name), "docker")
+    tls = find_tls_files([os.path.join(folder, file_name) for file_name in ("ca.pem", "cert.pem", "key.pem")],
+                         not skip_verify)
+    return Endpoint(parse_host(host, bool(tls.ca)), tls if tls.ca or tls.cert or skip_verify else None, name)
+
+
+def resolve_endpoint(config: ConfigFile, hosts=(), context: str = "", tls: bool = None, tlsverify: bool = None,
+                     tlscacert: str = "", tlscert: str = "", tlskey: str = "") -> Endpoint:
+    """Decide which engine to talk to.
+
+    `--context` (an error together with `-H`), `-H`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the configuration's
+    `currentContext`, the default socket, in this order.  TLS comes from the arguments, else from `DOCKER_TLS`,
+    `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`; a context brings its own.  Raises DockerError.
+    """
+    environ = os.environ
+    if context and hosts:
+        raise DockerError("conflicting options: cannot specify both --host and --context")
+    host = hosts[0] if hosts else environ.get("DOCKER_HOST", "")
+    if not context and not host:
+        context = environ.get("DOCKER_CONTEXT") or config.get("currentContext") or ""
+    try:
+        if context and context != DEFAULT_CONTEXT:
+            return load_context(config, context)
+        verify = bool(environ.get("DOCKER_TLS_VERIFY")) if tlsverify is None else tlsverify
+        use_tls = verify or tlsverify is not None or (bool(environ.get("DOCKER_TLS")) if tls is None else tls)
+        host = parse_host(host, use_tls)
+        if not use_tls or not host.startswith("tcp://"):
+            return Endpoint(host)
+        folder = environ.get("DOCKER_CERT_PATH") or default_config_directory()
+        paths = [given or os.path.join(folder, name) for given, name in (
+            (tlscacert, "ca.pem"), (tlscert, "cert.pem"), (tlskey, "key.pem"))]
+        return Endpoint(host, find_tls_files(paths, verify, (paths[0], tlscert, tlskey)))
+    except DockerError as error:
+        raise DockerError("Failed to initialize: %s" % error)
+
+
+# ======================================================================================================================
+# 7  Transports
+# ======================================================================================================================
+#
+#   Client            http.client              Wire                        engine
+#     | request ------> head --------------------> sendall -----------------> |
+#     |                 head of the answer <------ tap (buffered) <---------- |
+#     | Body <----------- what the tap holds, then recv_into <--------------- |   until the body's end, then reuse
+#     | Hijacked <======= the same, and sendall, close_write ===============> |   after "101 UPGRADED"
+#
+# The head of an answer goes through http.client, which reads through a buffer.  Whatever that buffer holds beyond the
+# head belongs to the body or to the hijacked stream, so the wire lends http.client a tap that can be stopped: then the
+# buffer gives up what it has without asking the socket for more.
+
+CONNECT_TIMEOUT = 30                    # seconds
+_HEAD_LIMIT = MIB                       # bytes of an answer's head
+
+
+class _Tap(io.RawIOBase):
+    """What http.client's buffered reader reads from: the wire, until it is stopped."""
+
+    def __init__(self, wire):
+        self.wire = wire
+        self.stopped = self.at_end = False
+        self.taken = 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if self.stopped:
+            return None
+        count = self.wire.recv_into(buffer)
+        self.taken += count
+        self.at_end = not count
+        if self.taken > _HEAD_LIMIT:
+            raise http.client.HTTPException("the head of the answer does not end")
+        return count
+
+
+class Wire:
+    """One connection to an engine: what http.client wants of a socket, and what streams want of it."""
+
+    def __init__(self, sock):
+        self.sock = sock
+        self.tap = None
+
+    def makefile(self, mode, *_):
+        self.tap = _Tap(self)
+        return io.BufferedReader(self.tap)
+
+    def read_ahead(self, reader) -> bytes:
+        """The bytes that came along with an answer's head."""
+        self.tap.stopped = True
+        return reader.read(len(reader.peek()))
+
+    def recv_into(self, buffer) -> int:
+        return self.sock.recv_into(buffer)
+
+    def sendall(self, data) -> None:
+        self.sock.sendall(data)
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+    def answered(self) -> bool:
+        """Whether the engine has sent something that was not read yet, or closed."""
+        return _readable(self.sock)
+
+    def close_write(self) -> None:
+        """Tell the engine that nothing more will be sent; its own stream goes on."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def close(self):
+        """http.client's close, after an answer that ends with the connection: the body is still to be read."""
+
+    def hang_up(self) -> None:
+        self.sock.close()
+
+    def complaint(self) -> str:
+        """Why the connection broke, where the transport knows more than the socket."""
+        return ""
+
+
+def _readable(sock, timeout=0):
+    """Whether a socket has something to read (`timeout` in seconds)."""
+    import select
+    if hasattr(select, "poll"):
+        poll = select.poll()            # select() stops at descriptor 1023
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+    return bool(select.select([sock], [], [], timeout)[0])
+
+
+class TlsWire(Wire):
+    """A wire with TLS.
+
+    The records pass through memory and not through an SSLSocket, because only so can one direction be closed alone:
+    an engine tells a clean half-close from a broken connection by the close_notify alert.
+    """
+
+    def __init__(self, sock, context, server_name):
+        import ssl
+        import threading
+        super().__init__(sock)
+        self._want_read, self._clean_end = ssl.SSLWantReadError, ssl.SSLZeroReturnError
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=server_name)
+        self._lock = threading.Lock()
+        self._decrypted = b""
+        self._work(self._tls.do_handshake)
+
+    def _work(self, action, *args):
+        """Run one step of the TLS machine; feed it from the socket as long as it asks."""
+        while True:
+            with self._lock:
+                try:
+                    return action(*args)
+                except self._want_read:
+                    pass
+                finally:
+                    if self._to_send.pending:
+                        self.sock.sendall(self._to_send.read())
+            data = self.sock.recv(MIB >> 2)
+            with self._lock:
+                if data:
+                    self._received.write(data)
+                else:
+                    self._received.write_eof()
+
+    def recv_into(self, buffer):
+        if self._decrypted:
+            count = min(len(buffer), len(self._decrypted))
+            buffer[:count], self._decrypted = self._decrypted[:count], self._decrypted[count:]
+            return count
+        try:
+            return self._work(self._tls.read, len(buffer), buffer)
+        except self._clean_end:
+            return 0
+
+    def sendall(self, data):
+        data = memoryview(data)
+        for at in range(0, len(data), MIB):
+            self._work(self._tls.write, data[at:at + MIB])
+
+    def answered(self):
+        return bool(self._decrypted or self._tls.pending() or self._received.pending) or _readable(self.sock)
+
+    def close_write(self):
+        with self._lock:
+            # OpenSSL looks for the peer's own alert here and would drop data that it finds instead
+            try:
+                while True:
+                    data = self._tls.read(MIB)
+                    if not data:
+                        break
+                    self._decrypted += data
+            except OSError:
+                pass                    # nothing is left to read, now or for ever
+            try:
+                self._tls.unwrap()
+            except OSError:
+                pass                    # the peer's alert, which has not come yet
+            self.sock.sendall(self._to_send.read())
+
+
+class SshWire(Wire):
+    """A wire whose far end is `docker system dial-stdio` in an ssh session."""
+
+    def __init__(self, sock, child, command, errors):
+        super().__init__(sock)
+        self.child, self.command, self.errors = child, command, errors
+
+    def hang_up(self):
+        super().hang_up()
+        if self.child.poll() is None:
+            self.child.terminate()
+        self.child.wait()
+        self.errors.close()
+
+    def complaint(self):
+        import subprocess
+        try:
+            code = self.child.wait(5)
+        except subprocess.TimeoutExpired:
+            return ""
+        self.errors.seek(0)
+        said = self.errors.read(MIB).decode("utf-8", "replace")
+        status = "exit status %d" % code if code >= 0 else "signal: %d" % -code
+        return ("command [%s] has exited with %s, make sure the URL is valid, and Docker 18.09 or later is installed "
+                "on the remote host: stderr=%s" % (" ".join(self.command), status, said.rstrip("\n")))
+
+
+def dial(endpoint: Endpoint) -> Wire:
+    """Open a connection to an engine; OSError (or DockerError for a wrong certificate file) if that fails."""
+    return _DIALERS[endpoint.proto](endpoint)
+
+
+def _dial_unix(endpoint):
+    if not hasattr(socket, "AF_UNIX"):
+        raise DockerError("this system has no unix sockets: name an engine with -H tcp://HOST:PORT")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(CONNECT_TIMEOUT)
+    try:
+        sock.connect(endpoint.address)
+    except BaseException:
+        sock.close()
+        raise
+    return Wire(sock)
+
+
+def _dial_tcp(endpoint):
+    context = tls_context(endpoint.tls) if endpoint.tls else None
+    sock = socket.create_connection(endpoint.address, CONNECT_TIMEOUT)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, option):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        return TlsWire(sock, context, endpoint.address[0]) if context else Wire(sock)
+    except BaseException:
+        sock.close()
+        raise
+
+
+def tls_context(tls: TlsSettings):
+    """An `ssl.SSLContext` for talking to an engine, TLS 1.2 or later; DockerError for a file that is not usable."""
+    try:
+        import ssl
+    except ImportError:
+        raise DockerError("this Python has no ssl module, which TLS needs")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    if not tls.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if tls.ca:
+        try:
+            context.load_verify_locations(tls.ca)
+        except (ssl.SSLError, ValueError):
+            raise DockerError("Failed to initialize: failed to retrieve context tls info: ca.pem seems invalid")
+    elif tls.verify:
+        context.load_default_certs()
+    if tls.cert and tls.key:
+        try:
+            context.load_cert_chain(tls.cert, tls.key, _no_password)
+        except (ssl.SSLError, ValueError) as error:
+            raise DockerError("Failed to initialize: failed to retrieve context tls info: %s and %s are no pair of "
+                              "certificate and key (%s)" % (tls.cert, tls.key, getattr(error, "reason", error)))
+    return context
+
+
+def _no_password():
+    raise DockerError("Failed to initialize: failed to retrieve context tls info: private key is encrypted - support "
+                      "for encrypted private keys has been removed, see https://docs.docker.com/go/deprecated/")
+
+
+def _dial_ssh(endpoint):
+    import subprocess
+    import tempfile
+    host, port = endpoint.address
+    command = ["ssh", "-o", "ConnectTimeout=%d" % CONNECT_TIMEOUT, "-T"]
+    command += ["-l", endpoint.user] if endpoint.user else []
+    command += ["-p", str(port)] if port else []
+    command += ["--", host, "docker"]
+    command += ["--host", "unix://" + endpoint.socket_path] if endpoint.socket_path else []
+    command += ["system", "dial-stdio"]
+    ours, theirs = socket.socketpair()
+    errors = tempfile.TemporaryFile()
+    try:
+        # its own session, so that Ctrl-C at our terminal does not cut the connection before we have said goodbye
+        child = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=errors, start_new_session=True)
+    except FileNotFoundError:
+        ours.close()
+        errors.close()
+        raise DockerError('error during connect: exec: "ssh": executable file not found in $PATH')
+    finally:
+        theirs.close()
+    return SshWire(ours, child, command, errors)
+
+
+_DIALERS = {"unix": _dial_unix, "tcp": _dial_tcp, "ssh": _dial_ssh}
+
+
+class _Exchange(http.client.HTTPConnection):
+    """One request and the head of its answer, over a wire that is there already."""
+
+    auto_open = 0
+
+    def __init__(self, wire):
+        super().__init__("localhost")
+        self.sock = wire
+
+
+class Body:
+    """The body of an answer, read past http.client: framing by length, by chunks, or by the end of the connection.
+
+    A context manager.  Each way of reading raises ConnectionFailed if the connection ends before the body does.
+    `release(wire)` is called with the wire once the body has been read to its end and the wire can be used again;
+    else the wire is closed.
+    """
+
+    def __init__(self, wire, response, release):
+        self.status = response.status
+        self.headers = response.headers
+        self.response = response
+        self._wire = wire
+        self._release = None if response.will_close else release
+        ahead = wire.read_ahead(response.fp) if response.fp else b""
+        self._chunked = bool(response.chunked)
+        self._left = 0 if self._chunked else response.length     # None: until the connection ends
+        self._buffer = bytearray(max(RECEIVE_SIZE, len(ahead) + 4096))
+        self._view = memoryview(self._buffer)
+        self._buffer[:len(ahead)] = ahead
+        self._held = len(ahead)         # received bytes that were not handed out yet
+        self._sizes = {}                # the chunk heads seen so far; engines repeat a few sizes
+        self._in_chunk = False          # a chunk has begun, and the line end behind it is to come
+        self.done = not self._chunked and self._left == 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        """Let go of the connection: keep it for the next request if the body was read whole."""
+        wire, self._wire = self._wire, None
+        if wire is None:
+            return
+        self.response.close()
+        if self.done and self._release:
+            wire.tap = None
+            self._release(wire)
+        else:
+            wire.hang_up()
+
+    def spans(self):
+        """Yield for each receive the list of its pieces of payload, memoryviews that hold until the next one."""
+        while not self.done:
+            if not self._held and not self._receive():
+                break
+            pieces, used = (self._split if self._chunked else self._plain)(self._buffer, self._view, self._held)
+            yield pieces
+            self._keep(used)
+
+    def blocks(self):
+        """Yield for each receive its payload as bytes; best for streams of many small chunks."""
+        while not self.done:
+            if not self._held and not self._receive():
+                break
+            data = bytes(self._view[:self._held])
+            pieces, used = (self._split if self._chunked else self._plain)(data, data, self._held)
+            if pieces:
+                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self._keep(used)
+
+    __iter__ = blocks
+
+    def read(self, limit: int = ANSWER_LIMIT) -> bytes:
+        """The whole body; ConnectionFailed if it is longer than `limit` bytes."""
+        parts, size = [], 0
+        for block in self.blocks():
+            parts.append(block)
+            size += len(block)
+            if size > limit:
+                raise ConnectionFailed("the engine's answer is longer than %d bytes" % limit)
+        return b"".join(parts)
+
+    def copy_to(self, descriptor: int) -> int:
+        """Write the body to a file descriptor; the number of bytes. OSError from writing passes through."""
+        total = 0
+        for pieces in self.spans():
+            total += write_pieces(descriptor, pieces)
+        return total
+
+    # -- framing -------------------------------------------------------------------------------------------------------
+
+    def _receive(self):
+        """Take more from the wire, behind what is held; False at a rightful end."""
+        try:
+            count = self._wire.recv_into(self._view[self._held:])
+        except OSError as error:
+            raise ConnectionFailed("the connection broke: " + os_error_text(error))
+        if count:
+            self._held += count
+        elif self._left is None and not self._chunked:
+            self.done = True
+        else:
+            raise ConnectionFailed("unexpected EOF")
+        return count
+
+    def _keep(self, used):
+        """Move what was not used, a chunk head cut in two, to the front, and take in its rest."""
+        rest = self._held - used
+        if rest:
+            self._buffer[:rest] = self._buffer[used:self._held]
+        self._held = rest
+        if rest and not self.done:
+            self._receive()
+
+    def _plain(self, source, window, held):
+        count = held if self._left is None else min(held, self._left)
+        if self._left is not None:
+            self._left -= count
+            self.done = not self._left
+        return [window[:count]], count
+
+    def _split(self, source, window, held):
+        """Take the chunks out of the first `held` bytes: (pieces of payload, bytes used).
+
+        `source` is searched, and `window`, over the same bytes, is sliced.
+        """
+        pieces, at, sizes, find, left = [], 0, self._sizes, source.find, self._left
+        add = pieces.append
+        while True:
+            if left:
+                end = at + left
+                if end > held:
+                    add(window[at:held])
+                    left, at = end - held, held
+                    break
+                add(window[at:end])
+                at, left = end, 0
+            if self._in_chunk:
+                if held - at < 2:
+                    break
+                if source[at] != 13 or source[at + 1] != 10:
+                    raise ConnectionFailed("malformed chunked encoding")
+                at += 2
+                self._in_chunk = False
+            line_end = find(b"\r\n", at, held)
+            if line_end < 0:
+                if held - at > 4096:
+                    raise ConnectionFailed("header line too long")
+                break
+            head = bytes(source[at:line_end])
+            size = sizes.get(head)
+            if size is None:
+                size = sizes[head] = self._chunk_size(head)
+            if not size:
+                at = self._trailer(source, at, line_end, held)
+                break
+            at, left = line_end + 2, size
+            self._in_chunk = True
+        self._left = left
+        return pieces, at
+
+    def _chunk_size(self, head):
+        digits = head.partition(b";")[0].strip()
+        if not re.match(rb"[0-9a-fA-F]{1,15}\Z", digits):
+            raise ConnectionFailed("invalid byte in chunk length" if digits else "unexpected EOF")
+        if len(self._sizes) > 4096:
+            self._sizes.clear()
+        return int(digits, 16)
+
+    def _trailer(self, source, at, line_end, held):
+        """The last chunk is at `at`; finished if the empty line behind the trailer has come, too."""
+        if source[line_end + 2:line_end + 4] == b"\r\n" and line_end + 4 <= held:
+            self.done = True
+            return line_end + 4
+        end = source.find(b"\r\n\r\n", line_end, held)
+        if end >= 0:
+            self.done = True
+            return end + 4
+        if held - at > 65536:
+            raise ConnectionFailed("header line too long")
+        return at
+
+
+def write_pieces(descriptor: int, pieces) -> int:
+    """Write several buffers to a file descriptor, whole, with as few calls as possible; the number of bytes."""
+    total = sum(map(len, pieces))
+    if not hasattr(os, "writev"):
+        pieces = [b"".join(pieces)]
+    for at in range(0, len(pieces), 512):
+        group = pieces[at:at + 512]
+        size = sum(map(len, group))
+        try:
+            written = os.writev(descriptor, group) if len(group) > 1 else os.write(descriptor, group[0])
+        except BlockingIOError:
+            written = 0                 # somebody made our output non-blocking: the slow way below
+        if written < size:
+            write_all(descriptor, b"".join(group)[written:])
+    return total
+
+
+def write_all(descriptor: int, data) -> None:
+    """Write all of `data`, also where the descriptor was made non-blocking by whoever shares it."""
+    data = memoryview(data)
+    while len(data):
+        try:
+            data = data[os.write(descriptor, data):]
+        except BlockingIOError:
+            import select
+            select.select([], [descriptor], [])
+
+
+def send_body(wire: Wire, source, length: int = None) -> bool:
+    """Send a request's body and return True, or False if the engine answered before it had all of it.
+
+    `source` is an open binary file, or an iterable of bytes; `length` is its size in bytes where it is known, and
+    then a file goes out by `sendfile` where the wire allows it; else the body is sent in chunks.
+    """
+    if length is not None and type(wire) is Wire and hasattr(os, "sendfile") and hasattr(source, "fileno"):
+        return _send_file(wire, source, length)
+    blocks = _file_blocks(wire, source) if hasattr(source, "read") else source
+    for block in blocks:
+        if wire.answered():
+            return False
+        if length is None:
+            if block:
+                wire.sendall(b"%x\r\n" % len(block))
+                wire.sendall(block)
+                wire.sendall(b"\r\n")
+        else:
+            if len(block) > length:
+                block = block[:length]
+            length -= len(block)
+            wire.sendall(block)
+            if not length:
+                break
+    if length is None:
+        wire.sendall(b"0\r\n\r\n")
+    elif length:
+        raise DockerError("the file became shorter while it was sent")
+    return True
+
+
+def _file_blocks(wire, source):
+    """The blocks of a file or pipe; an empty one when the engine answers while a pipe has nothing to say."""
+    read = getattr(source, "read1", source.read)
+    try:
+        descriptor = source.fileno()
+        waits = not os.path.isfile("/dev/fd/%d" % descriptor)
+    except (OSError, AttributeError, io.UnsupportedOperation):
+        waits = False
+    while True:
+        if waits:
+            import select
+            if wire in select.select([descriptor, wire], [], [])[0]:
+                yield b""
+        block = read(MIB >> 2)
+        if not block:
+            return
+        yield block
+
+
+def _send_file(wire, source, length):
+    """`send_body` for a plain file over a plain socket: the kernel copies it."""
+    import select
+    sock, descriptor, offset = wire.sock, source.fileno(), source.tell()
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLOUT)
+    patience = sock.gettimeout()
+    sock.setblocking(False)
+    try:
+        while length:
+            if poll.poll()[0][1] & (select.POLLIN | select.POLLERR | select.POLLHUP):
+                return False
+            try:
+                sent = os.sendfile(sock.fileno(), descriptor, offset, min(length, 1 << 30))
+            except BlockingIOError:
+                continue
+            if not sent:
+                raise DockerError("the file became shorter while it was sent")
+            offset += sent
+            length -= sent
+    finally:
+        sock.settimeout(patience)
+    return True
+
+
+# ======================================================================================================================
+# 8  Client
+# ======================================================================================================================
+
+_MESSAGE_LIMIT = 64 * MIB               # one JSON message of a stream
+
+
+class JsonStream:
+    """The JSON objects of a stream (API: progress of pull, push, load, build; events; stats).
+
+    Objects may be glued together or cut anywhere.  Iterating yields dicts and raises StreamFailed at an
+    `errorDetail`, ConnectionFailed where the stream is cut or is no JSON.  A context manager.
+    """
+
+    def __init__(self, body: Body):
+        self.body = body
+        self._pending = b""
+        self._scan = json.JSONDecoder().scan_once
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.body.close()
+
+    def __iter__(self):
+        for batch in self.batches():
+            for message in batch:
+                check_message(message)
+                yield message
+
+    def batches(self, skip=None):
+        """Yield, for each receive, the list of its objects.  `skip(line)` may name raw lines not worth decoding."""
+        for block in self.body.blocks():
+            batch = []
+            self._pending = self._take(self._pending + block if self._pending else block, batch, skip)
+            if len(self._pending) > _MESSAGE_LIMIT:
+                raise ConnectionFailed("a message of the engine's does not end within %d bytes" % _MESSAGE_LIMIT)
+            if batch:
+                yield batch
+        if self._pending.strip():
+            self._take_slowly(self._pending, [], last=True)
+
+    def _take(self, data, batch, skip):
+        """Append the objects in `data`, one a line as engines send them, to `batch`; returns the unfinished rest."""
+        lines = data.split(b"\n")
+        rest = lines.pop()
+        scan = self._scan
+        for i, line in enumerate(lines):
+            if line in (b"", b"\r") or skip and skip(line):
+                continue
+            text = line.decode("utf-8", "surrogateescape")
+            try:
+                value, end = scan(text, 0)
+            except (StopIteration, ValueError):
+                end = -1
+            if end < len(text) and (end < 0 or text[end:] != "\r") or not isinstance(value, dict):
+                return self._take_slowly(b"\n".join(lines[i:] + [rest]), batch)
+            batch.append(value)
+        # an engine that ends its messages with no line break: take what is complete
+        return self._take_slowly(rest, batch) if rest.endswith(b"}") else rest
+
+    def _take_slowly(self, data, batch, last=False):
+        """The same for objects that are glued together or spread over lines; `last`: no more data will come."""
+        text, at = data.decode("utf-8", "surrogateescape"), 0
+        while True:
+            at = len(text) - len(text[at:].lstrip(" \t\r\n\x1e"))
+            if at == len(text):
+                return b""
+            try:
+                value, end = self._scan(text, at)
+            except StopIteration:
+                error = json.JSONDecodeError("Expecting value", text, at)
+            except ValueError as caught:
+                error = caught
+            else:
+                if not isinstance(value, dict):
+                    raise ConnectionFailed("the engine's stream holds %s where a message was expected" % text[at:end])
+                batch.append(value)
+                at = end
+                continue
+            unfinished = text[at] == "{" and (len(text) - error.pos < 8 or "Unterminated" in error.msg)
+            if last and not text[error.pos:].strip() or last and "Unterminated" in error.msg:
+                raise ConnectionFailed("unexpected EOF")
+            if last or not unfinished:
+                raise ConnectionFailed(go_json_error(error))
+            return text[at:].encode("utf-8", "surrogateescape")
+
+
+def check_message(message: dict) -> None:
+    """Raise StreamFailed if a message of a stream reports an error."""
+    detail = message.get("errorDetail")
+    if detail is None and isinstance(message.get("error"), str) and message["error"]:
+        detail = {"message": message["error"]}
+    if detail is not None:
+        code, words = 0, str(detail)
+        if isinstance(detail, dict):
+            words = str(detail.get("message") or message.get("error") or "")
+            code = detail.get("code") if isinstance(detail.get("code"), int) else 0
+        raise StreamFailed("authentication is required" if code == 401 and not words else words, code)
+
+
+class Hijacked:
+    """A connection that has left HTTP: a byte stream both ways, closed by `close` or at the end of a `with`.
+
+    `content_type` is what the engine announced: `application/vnd.docker.multiplexed-stream` or a raw stream.
+    """
+
+    def __init__(self, wire, ahead, content_type):
+        self.wire = wire
+        self.content_type = content_type
+        self._ahead = ahead
+
+    def recv_into(self, buffer) -> int:
+        """Receive into a writable buffer; 0 at the end of the stream."""
+        if self._ahead:
+            count = min(len(buffer), len(self._ahead))
+            buffer[:count], self._ahead = self._ahead[:count], self._ahead[count:]
+            return count
+        return self.wire.recv_into(buffer)
+
+    def recv(self, size: int = MIB >> 2) -> bytes:
+        buffer = bytearray(size)
+        return bytes(buffer[:self.recv_into(buffer)])
+
+    def readable(self) -> bool:
+        """Whether `recv` would return at once."""
+        return bool(self._ahead) or self.wire.answered()
+
+    def sendall(self, data) -> None:
+        self.wire.sendall(data)
+
+    def close_write(self) -> None:
+        """End our side: the process on the other end reads the end of its input, and may go on writing."""
+        self.wire.close_write()
+
+    def fileno(self) -> int:
+        return self.wire.fileno()
+
+    def close(self) -> None:
+        self.wire.hang_up()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def version_tuple(version: str) -> tuple:
+    """`1.41` as (1, 41), for comparison; parts that are no numbers count as 0."""
+    return tuple(int(part) if part.isdigit() else 0 for part in version.split("."))
+
+
+def encode_filters(filters) -> str:
+    """A filter map, {name: [values]}, as the API's JSON: `{"label":{"a=b":true}}`; empty for none."""
+    return compact_json({name: {value: True for value in filters[name]} for name in sorted(filters)}) if filters else ""
+
+
+def platform_json(platform: str) -> str:
+    """`linux/arm64/v8` as the JSON object that later endpoints take; empty for none."""
+    if not platform:
+        return ""
+    names = dict(zip(("os", "architecture", "variant"), platform.split("/")))
+    return compact_json({name: names[name] for name in ("architecture", "os", "variant") if name in names})
+
+
+class Client:
+    """The Engine API: `call` for an answer, `stream` for a body, `hijack` for a connection, a method per endpoint.
+
+    The API version is negotiated by the first request.  Connections are kept alive and reused; `close`, or the end of
+    a `with`, closes them.  Every method raises ApiError if the engine refuses, ConnectionFailed if there is none.
+
+    `endpoint` is an Endpoint, an address such as `tcp://build1:2375`, or None for what the environment says;
+    `headers` go with every request; `version` pins the API version; `timeout` bounds every wait for the engine, in
+    seconds; `trace`, a callable, is told one line a request.
+    """
+
+    def __init__(self, endpoint=None, headers: dict = None, version: str = "", timeout: float = None, trace=None):
+        if endpoint is None:
+            endpoint = resolve_endpoint(ConfigFile.load())
+        elif isinstance(endpoint, str):
+            endpoint = Endpoint(parse_host(endpoint))
+        if endpoint.error:
+            raise endpoint.error
+        self.endpoint = endpoint
+        self.headers = dict(headers or ())
+        self.timeout = timeout
+        self.trace = trace
+        self.pinned = (version or os.environ.get("DOCKER_API_VERSION", "")).lstrip("v")
+        self.engine = {}                # what the ping said: api_version, os_type, builder_version, experimental, swarm
+        self._version = self.pinned
+        self._idle = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        if self._idle:
+            self._idle.hang_up()
+            self._idle = None
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    @property
+    def api_version(self) -> str:
+        """The version in use: the engine's or ours, whichever is lower."""
+        if not self._version:
+            self._negotiate()
+        return self._version
+
+    def at_least(self, version: str) -> bool:
+        """Whether the version in use is `version` or later."""
+        return version_tuple(self.api_version) >= version_tuple(version)
+
+    def require(self, what: str, version: str) -> None:
+        """DockerError if the engine is too old for `what`."""
+        if not self.at_least(version):
+            raise DockerError("%s requires API version %s, but the Docker daemon API version is %s" % (
+                what, version, self.api_version))
+
+    def _negotiate(self):
+        """Ping (HEAD, then GET for engines and proxies that refuse it) and settle on a version.
+
+        Without a connection the own version stands, and the request itself will say what is wrong.
+        """
+        for method in ("HEAD", "GET"):
+            try:
+                with self._exchange(method, "/_ping", {}, None, None, PING_TIMEOUT) as answer:
+                    found = answer.headers
+                    if answer.status in (200, 500):
+                        answer.read(ERROR_BODY_LIMIT)
+                        break
+            except ConnectionFailed:
+                self._version = API_VERSION
+                return
+        else:
+            self._version = API_VERSION
+            return
+        self.engine = {"api_version": found.get("Api-Version", ""), "os_type": found.get("Ostype", ""),
+                       "builder_version": found.get("Builder-Version", ""), "swarm": found.get("Swarm"),
+                       "experimental": found.get("Docker-Experimental", "").lower() == "true"}
+        theirs = self.engine["api_version"]
+        if not theirs:
+            theirs = self._version_of_old_engine()
+        self._version = min(theirs, API_VERSION, key=version_tuple)
+
+    def _version_of_old_engine(self):
+        """Engines before 1.13 name no version in their ping, but in their answer to /version."""
+        try:
+            with self._exchange("GET", "/version", {}, None, None, PING_TIMEOUT) as answer:
+                return str(json.loads(answer.read(ERROR_BODY_LIMIT).decode("utf-8"))["ApiVersion"])
+        except (ConnectionFailed, ValueError, KeyError, TypeError):
+            return API_WITHOUT_HEADER
+
+    def call(self, method: str, path: str, query: dict = None, body=None, headers: dict = None, expect=None):
+        """One request; its answer decoded from JSON, or None if there is none.
+
+        `path` begins behind the version; `query` values that are None or empty lists are left out, lists repeat;
+        `body` is sent as JSON.  With `expect` (dict or list) another kind of answer raises ConnectionFailed, and
+        `null` gives an empty one.
+        """
+        with self.stream(method, path, query, body, headers) as answer:
+            data = answer.read()
+        if not data.strip() and expect is None:
+            return None
+        try:
+            value = json.loads(data.decode("utf-8", "replace"))
+        except ValueError as error:
+            raise ConnectionFailed(go_json_error(error))
+        if expect and not isinstance(value, expect):
+            if value is None:
+                return expect()
+            raise ConnectionFailed("the engine answered %s %s with %s where %s was expected" % (
+                method, path, "an object" if isinstance(value, dict) else type(value).__name__,
+                "an object" if expect is dict else "a list"))
+        return value
+
+    def text(self, path: str, query: dict = None) -> str:
+        """A GET whose answer is wanted as the engine wrote it, byte for byte."""
+        with self.stream("GET", path, query) as answer:
+            return answer.read().decode("utf-8", "surrogateescape")
+
+    def stream(self, method: str, path: str, query: dict = None, body=None, headers: dict = None,
+               length: int = None) -> Body:
+        """One request; its answer's Body, to be read and closed.
+
+        `body` is an object for JSON, or an open binary file or an iterable of bytes, of `length` bytes if known.
+        """
+        answer = self._exchange(method, self._target(path), query, body, headers, self.timeout, length)
+        if answer.status >= 400:
+            with answer:
+                raise self._refusal(answer, method, path, query)
+        return answer
+
+    def hijack(self, path: str, query: dict = None, body=None) -> Hijacked:
+        """POST and take over the connection (API: attach, exec start): both sides then speak the stream's own bytes."""
+        headers = {"Connection": "Upgrade", "Upgrade": "tcp"}
+        if body is None:
+            headers["Content-Type"] = "text/plain"
+        wire, response = self._converse("POST", self._target(path), query, body, headers, self.timeout, fresh=True)
+        kind = response.headers.get("Content-Type", "")
+        if response.status == 101 or response.status == 200 and "vnd.docker" in kind:
+            return Hijacked(wire, wire.read_ahead(response.fp), kind)
+        with Body(wire, response, None) as answer:
+            if answer.status < 400:
+                raise ConnectionFailed("unable to upgrade to tcp, received %d" % answer.status)
+            raise self._refusal(answer, "POST", path, query)
+
+    def _target(self, path):
+        return "/v%s%s" % (self.api_version, path)
+
+    def _exchange(self, method, path, query, body, headers, timeout, length=None):
+        wire, response = self._converse(method, path, query, body, headers, timeout, length)
+        return Body(wire, response, self._keep)
+
+    def _keep(self, wire):
+        if self._idle:
+            wire.hang_up()
+        else:
+            self._idle = wire
+
+    def _converse(self, method, path, query, body, headers, timeout, length=None, fresh=False):
+        """Send a request and read the head of its answer: (wire, http.client's response).
+
+        A kept connection that the engine has closed meanwhile is no error: the request goes out on a new one.
+        """
+        url = _with_query(path, query)
+        while True:
+            wire = None
+            try:
+                wire, self._idle = (None, self._idle) if fresh else (self._idle, None)
+                reused = wire is not None and not wire.answered()
+                if wire and not reused:
+                    wire.hang_up()
+                if not reused:
+                    wire = dial(self.endpoint)
+                wire.sock.settimeout(timeout)
+                response = self._talk(wire, method, url, body, headers, length)
+            except (OSError, http.client.HTTPException) as error:
+                failure = self._failure(method, url, error, wire)
+                if wire:
+                    wire.hang_up()
+                if wire and reused and method in ("GET", "HEAD") and not isinstance(error, socket.timeout):
+                    continue
+                raise failure
+            except BaseException:
+                if wire:
+                    wire.hang_up()
+                raise
+            if self.trace:
+                self.trace("%s %s: %d" % (method, url, response.status))
+            return wire, response
+
+    def _talk(self, wire, method, url, body, headers, length):
+        exchange = _Exchange(wire)
+        head = {"User-Agent": "pydock/%s (%s)" % (__version__, sys.platform)}
+        content = None
+        if body is None:
+            if method in ("POST", "PUT"):
+                head["Content-Length"] = "0"
+        elif hasattr(body, "read") or not isinstance(body, (dict, list, str)):
+            head.update({"Content-Length": str(length)} if length is not None else {"Transfer-Encoding": "chunked"})
+        else:
+            content = compact_json(body).encode("utf-8", "surrogatepass") + b"\n"
+            head.update({"Content-Type": JSON_TYPE, "Content-Length": str(len(content))})
+            body = None
+        head.update(headers or ())
+        ours = {name.lower() for name in head} | {"host"}
+        head.update((name, value) for name, value in self.headers.items() if name.lower() not in ours)
+        exchange.putrequest(method, self.endpoint.prefix + url, skip_host=True, skip_accept_encoding=True)
+        exchange.putheader("Host", self.endpoint.host_header)
+        try:
+            for name, value in head.items():
+                exchange.putheader(name, value)
+        except (ValueError, UnicodeEncodeError):
+            raise DockerError("net/http: invalid header field %s" % go_quote(name))
+        broken = None
+        try:
+            exchange.endheaders(content)
+            if body is not None:
+                send_body(wire, body, length)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            broken = error              # the engine may have said why before it closed
+        try:
+            response = exchange.getresponse()
+        except (OSError, http.client.HTTPException):
+            if broken:
+                raise broken
+            raise
+        if wire.tap.at_end:
+            raise http.client.HTTPException("unexpected EOF in the head of the answer")
+        if response.headers.defects:
+            raise http.client.HTTPException("malformed MIME header")
+        return response
+
+    # -- endpoints -----------------------------------------------------------------------------------------------------
+
+    def ping(self) -> dict:
+        """What the engine's ping says: `api_version`, `os_type`, `builder_version`, `experimental`, `swarm`."""
+        self._negotiate()
+        return self.engine
+
+    def version(self) -> dict:
+        """GET /version."""
+        return self.call("GET", "/version", expect=dict)
+
+    def info(self) -> dict:
+        """GET /info."""
+        return self.call("GET", "/info", expect=dict)
+
+    def containers(self, all: bool = False, limit: int = 0, size: bool = False, filters: dict = None) -> list:
+        """GET /containers/json; `filters` is {name: [values]}, `limit` the number of newest ones, 0 for no limit."""
+        return self.call("GET", "/containers/json", {
+            "all": "1" if all else None, "limit": limit or None, "size": "1" if size else None,
+            "filters": encode_filters(filters) or None}, expect=list)
+
+    def images(self, all: bool = False, filters: dict = None) -> list:
+        """GET /images/json."""
+        return self.call("GET", "/images/json", {
+            "all": "1" if all else None, "filters": encode_filters(filters) or None}, expect=list)
+
+    def inspect(self, kind: str, name: str, query: dict = None) -> str:
+        """The engine's own JSON text of one object; `kind` is `container`, `image`, `network`, `volume`, …"""
+        path = {"container": "/containers/%s/json", "image": "/images/%s/json", "plugin": "/plugins/%s/json"}
+        if not name.strip():
+            raise DockerError("invalid %s name or ID: value is empty" % kind)
+        return self.text(path.get(kind, "/" + kind + "s/%s") % name, query)
+
+    def inspect_container(self, name: str) -> dict:
+        """GET /containers/NAME/json."""
+        return json.loads(self.inspect("container", name))
+
+    def inspect_image(self, name: str) -> dict:
+        """GET /images/NAME/json."""
+        return json.loads(self.inspect("image", name))
+
+    def pull(self, name: str, tag: str = "", auth_config: AuthConfig = None, platform: str = "") -> JsonStream:
+        """POST /images/create: pull one tag or digest, or every tag where `tag` is empty; the progress messages."""
+        return JsonStream(self.stream("POST", "/images/create", {
+            "fromImage": name, "tag": tag or None, "platform": platform or None}, headers=_auth_header(auth_config)))
+
+    def push(self, name: str, tag: str = "", auth_config: AuthConfig = None, platform: str = "") -> JsonStream:
+        """POST /images/NAME/push: one tag, or every one where `tag` is empty; the progress messages."""
+        return JsonStream(self.stream("POST", "/images/%s/push" % name, {
+            "tag": tag or None, "platform": platform_json(platform) or None}, headers=_auth_header(auth_config)))
+
+    def login(self, auth: AuthConfig) -> dict:
+        """POST /auth: check credentials; `Status`, and `IdentityToken` where the registry gives one."""
+        return self.call("POST", "/auth", body=auth.to_json(), expect=dict)
+
+    def search(self, term: str, limit: int = 0, filters: dict = None, auth_config: AuthConfig = None) -> list:
+        """GET /images/search: the repositories of a registry whose name holds `term`."""
+        return self.call("GET", "/images/search", {
+            "term": term, "limit": limit or None, "filters": encode_filters(filters) or None},
+            headers=_auth_header(auth_config), expect=list)
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """POST /images/NAME/tag."""
+        self.call("POST", "/images/%s/tag" % image, {"repo": repository, "tag": tag})
+
+    def remove_image(self, image: str, force: bool = False, noprune: bool = False, platforms=()) -> list:
+        """DELETE /images/NAME; what was `Untagged` and `Deleted`."""
+        return self.call("DELETE", "/images/%s" % image, {
+            "force": "1" if force else None, "noprune": "1" if noprune else None,
+            "platforms": [platform_json(platform) for platform in platforms]}, expect=list)
+
+    def get_images(self, names, platforms=()) -> Body:
+        """GET /images/get: a tar archive of the named images."""
+        return self.stream("GET", "/images/get", {
+            "names": list(names), "platform": [platform_json(platform) for platform in platforms]})
+
+    def load_image(self, source, length: int = None, quiet: bool = False, platforms=()) -> Body:
+        """POST /images/load: send a tar archive, an open binary file or iterable of bytes; the answer's Body."""
+        return self.stream("POST", "/images/load", {
+            "quiet": "1" if quiet else "0", "platform": [platform_json(platform) for platform in platforms]},
+            body=source, headers={"Content-Type": TAR_TYPE}, length=length)
+
+    # -- failures ------------------------------------------------------------------------------------------------------
+
+    def _refusal(self, answer, method, path, query):
+        """The ApiError for an answer with an error status."""
+        status = answer.status
+        try:
+            data = answer.read(ERROR_BODY_LIMIT)
+        except ConnectionFailed as error:
+            data = b""
+            if "longer" in str(error):
+                return ApiError(status, "", "request returned %d %s with a message (> %d bytes) for API route and version "
+                                "%s, check if the server supports the requested API version" % (
+                                    status, answer.response.reason, ERROR_BODY_LIMIT,
+                                    self.endpoint.url(_with_query(self._target(path), query))))
+        text = data.decode("utf-8", "replace")
+        kind = Unauthorized if status == 401 else NotFound if status == 404 else ApiError
+        if not data:
+            return kind(status, "", "request returned %d %s for API route and version %s, check if the server supports "
+                        "the requested API version" % (status, answer.response.reason,
+                                                       self.endpoint.url(_with_query(self._target(path), query))))
+        if answer.headers.get("Content-Type", "") != JSON_TYPE:
+            return kind(status, text.strip())
+        try:
+            message = json.loads(text)["message"]
+        except ValueError as error:
+            return kind(status, "", "Error reading JSON: " + go_json_error(error))
+        except (KeyError, TypeError):
+            message = ""
+        if not isinstance(message, str) or not message.strip():
+            message = "API returned a %d (%s) but provided no error-message" % (
+                status, http.client.responses.get(status, answer.response.reason))
+        return kind(status, message.strip())
+
+    def _failure(self, method, url, error, wire):
+        """The ConnectionFailed for whatever went wrong between us and an engine."""
+        endpoint = self.endpoint
+        request = '%s "%s"' % (method.title(), endpoint.url(url))
+        if wire is None:
+            return _dial_failure(endpoint, request, error)
+        ended = isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError))
+        complaint = ended and wire.complaint()
+        if complaint:
+            return ConnectionFailed("error during connect: %s: %s" % (request, complaint))
+        if isinstance(error, socket.timeout):
+            return ConnectionFailed("Cannot connect to the Docker daemon at %s. Is the docker daemon running?" %
+                                    endpoint.host)
+        if isinstance(error, http.client.RemoteDisconnected):
+            reason = "EOF"
+        elif isinstance(error, http.client.BadStatusLine):
+            reason = 'net/http: HTTP/1.x transport connection broken: malformed HTTP response %s' % go_quote(
+                error.line.rstrip("\r\n"))
+            if not endpoint.tls:
+                return ConnectionFailed("%s: %s.\n* Are you trying to connect to a TLS-enabled daemon without TLS?" % (
+                    request, reason))
+        elif isinstance(error, http.client.HTTPException):
+            reason = "net/http: HTTP/1.x transport connection broken: %s" % (error or type(error).__name__)
+        else:
+            reason = _tls_reason(error) or os_error_text(error)
+            if "bad certificate" in reason or "certificate required" in reason:
+                return ConnectionFailed("the server probably has client authentication (--tlsverify) enabled; check your "
+                                        "TLS client certification settings: %s: remote error: tls: %s" % (request, reason))
+        return ConnectionFailed("error during connect: %s: %s" % (request, reason))
+
+
+def _auth_header(auth):
+    return {"X-Registry-Auth": (auth or AuthConfig()).header()}
+
+
+def _with_query(path, query):
+    """A path, with each character that a path may not hold escaped, and its query, sorted as Go sorts it."""
+    path = quote(path, safe="/:@!$&'()*+,;=~", errors="surrogateescape")
+    pairs = []
+    for name, value in sorted((query or {}).items()):
+        if isinstance(value, (list, tuple)):
+            pairs += [(name, item) for item in value]
+        elif value is not None:
+            pairs.append((name, value))
+    return path + "?" + urlencode(pairs, errors="surrogateescape") if pairs else path
+
+
+def _dial_failure(endpoint, request, error):
+    """Why no connection came about, in docker's words."""
+    if endpoint.proto == "unix" and error.errno in (errno.EACCES, errno.EPERM):
+        return ConnectionFailed("permission denied while trying to connect to the Docker daemon socket at %s: %s: dial "
+                                "unix %s: connect: permission denied" % (endpoint.host, request, endpoint.address))
+    reason = _tls_reason(error)
+    if reason:
+        return ConnectionFailed("error during connect: %s: %s" % (request, reason))
+    if isinstance(error, socket.gaierror):
+        return ConnectionFailed("error during connect: %s: dial tcp: lookup %s: no such host" % (
+            request, endpoint.address[0]))
+    if isinstance(error, socket.timeout) or error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ETIMEDOUT):
+        return ConnectionFailed("Cannot connect to the Docker daemon at %s. Is the docker daemon running?" %
+                                endpoint.host)
+    where = endpoint.address if endpoint.proto == "unix" else "%s:%s" % endpoint.address
+    return ConnectionFailed("error during connect: %s: dial %s %s: connect: %s" % (
+        request, endpoint.proto, where, os_error_text(error)))
+
+
+def _tls_reason(error):
+    """What Go says for a failure of TLS; empty if it is none."""
+    reason = getattr(error, "reason", None)
+    if not isinstance(reason, str) or isinstance(error, socket.gaierror):
+        return ""
+    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"):
+        return "http: server gave HTTP response to HTTPS client"
+    if reason == "CERTIFICATE_VERIFY_FAILED":
+        words = getattr(error, "verify_message", "") or str(error)
+        if "self" in words and "signed" in words or "local issuer" in words or "first certificate" in words:
+            words = "x509: certificate signed by unknown authority"
+        elif "expired" in words:
+            words = "x509: certificate has expired or is not yet valid"
+        elif "mismatch" in words or "doesn't match" in words:
+            words = "x509: certificate is not valid for the name it was asked for (%s)" % words
+        return "tls: failed to verify certificate: " + words
+    for token, words in (("CERTIFICATE_REQUIRED", "certificate required"), ("BAD_CERTIFICATE", "bad certificate"),
+                         ("UNKNOWN_CA", "unknown certificate authority")):
+        if token in reason:
+            return "bad certificate" if token == "BAD_CERTIFICATE" else words
+    return "tls: " + reason.lower().replace("_", " ")
+
+
+# ======================================================================================================================
+# 9  Streams
+# ======================================================================================================================
+
+
+def terminal_size(stream) -> tuple:
+    """(columns, rows) of the terminal behind a stream; (200, 0) where there is none to ask."""
+    try:
+        size = os.get_terminal_size(stream.fileno())
+        return (size.columns or 200, size.lines)
+    except (OSError, ValueError, AttributeError):
+        return (200, 0)
+
+
+def is_terminal(stream) -> bool:
+    """Whether a stream is a terminal."""
+    try:
+        return stream.isatty()
+    except (ValueError, AttributeError):
+        return False
+
+
+def progress_text(detail: dict, columns: int) -> str:
+    """The bar and the figures for a message's `progressDetail`, as wide as the terminal allows; empty for nothing."""
+    current, total = _number(detail.get("current")), _number(detail.get("total"))
+    if current <= 0 and total <= 0:
+        return ""
+    units = detail.get("units") or ""
+    if total <= 0:
+        return "%d %s" % (current, units) if units else "%8s" % format_size(current)
+    half = min(int(current * 100.0 / total) // 2, 50)
+    text = "[%s>%s] " % ("=" * half, " " * (50 - half)) if columns > 110 else ""
+    if not detail.get("hidecounts"):
+        if units:
+            text += "%d %s" % (current, units) if current > total else "%d/%d %s" % (current, total, units)
+        else:
+            text += "%8s" % format_size(current)
+            text += "" if current > total else "/" + format_size(total)
+    start = _number(detail.get("start"))
+    if current > 0 and start > 0 and half < 50 and columns > 50:
+        text += " %ds" % ((time.time() - start) / current * (total - current))
+    return text
+
+
+def _number(value):
+    return value if isinstance(value, (int, float)) and value == value else 0
+
+
+class ProgressDisplay:
+    """Shows the messages of a JsonStream.
+
+    On a terminal each ID keeps one line, redrawn in place; elsewhere progress is left out and the rest comes line by
+    line.  `write(text)` takes the output, `size()` gives the terminal's (columns, rows), or None if it is none.
+    """
+
+    def __init__(self, write, size=None):
+        self.write = write
+        self.size = size
+        self._lines = {}                # ID -> line, counted from the first of the block at the bottom
+        self._drawn = 0                 # how many lines of the block are on the screen
+        self._changed = {}              # ID -> its newest message, not drawn yet
+
+    def show(self, stream: JsonStream, on_aux=None) -> None:
+        """Show all messages.  `on_aux(message)` gets those that carry data for programs; errors are raised."""
+        skip = None if self.size else _is_plain_progress
+        with stream:
+            for batch in stream.batches(skip):
+                out = []
+                try:
+                    for message in batch:
+                        if "aux" in message and message["aux"] is not None:
+                            if on_aux:
+                                on_aux(message)
+                            continue
+                        check_message(message)
+                        self._add(message, out)
+                finally:
+                    # all that one receive brought, in one piece: the newest state of each line, drawn once
+                    self._draw(out)
+                    if out:
+                        self.write("".join(out))
+
+    def _add(self, message, out):
+        detail = message.get("progressDetail")
+        has_progress = isinstance(detail, dict) or bool(message.get("progress"))
+        if self.size:
+            if has_progress and message.get("id"):
+                self._lines.setdefault(message["id"], len(self._lines))
+                self._changed[message["id"]] = message
+                return
+            self._draw(out)
+            self._lines.clear()
+            self._drawn = 0
+            if has_progress and not message.get("stream"):
+                out.append("\x1b[2K\r%s\r" % self._line(message, self.size()[0]))
+                return
+        elif has_progress and progress_text(detail if isinstance(detail, dict) else {}, 200):
+            return
+        text = message.get("stream")
+        out.append(_message_head(message) + (str(text) if text else str(message.get("status") or "") + "\n"))
+
+    def _line(self, message, columns):
+        detail = message.get("progressDetail")
+        text = progress_text(detail, columns) if isinstance(detail, dict) else str(message.get("progress"))
+        text = "%s%s %s" % (_message_head(message), message.get("status") or "", text)
+        return ellipsis(visible(text), columns)
+
+    def _draw(self, out):
+        """Bring the changed lines of the block onto the screen, those that have not scrolled out of it."""
+        if not self._changed:
+            return
+        columns, rows = self.size()
+        count = len(self._lines)
+        out.append("\n" * (count - self._drawn))
+        self._drawn = count
+        for name, message in self._changed.items():
+            up = count - self._lines[name]
+            if not rows or up < rows:
+                out.append("\x1b[%dA\x1b[2K\r%s\r\x1b[%dB" % (up, self._line(message, columns), up))
+        self._changed.clear()
+
+
+def _message_head(message):
+    """What stands before a message's status: time, ID and origin, where it has them."""
+    head = ""
+    if message.get("timeNano") or message.get("time"):
+        nanoseconds = message.get("timeNano") or message["time"] * 10 ** 9
+        head = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(nanoseconds // 10 ** 9))
+        zone = time.strftime("%z", time.localtime(nanoseconds // 10 ** 9))
+        head += ".%09d%s " % (nanoseconds % 10 ** 9, "Z" if zone == "+0000" else zone[:3] + ":" + zone[3:])
+    if message.get("id"):
+        head += "%s: " % message["id"]
+    if message.get("from"):
+        head += "(from %s) " % message["from"]
+    return head
+
+
+def _is_plain_progress(line):
+    """Whether a raw message only moves a bar, told without decoding it; the bulk of what a pull sends is such."""
+    at = line.find(b'"progressDetail":{"current":')
+    return at > 0 and line[at + 28:at + 29].isdigit() and line[at + 28:at + 29] != b"0" and \
+        line.rstrip().endswith(b"}") and b'"errorDetail"' not in line and b'"aux"' not in line
+
+
+def read_password(stream, write, prompt: str) -> str:
+    """Ask for a line on a terminal with the echo off; the echo comes back whatever happens.
+
+    EOFError at the end of the input; DockerError where this Python cannot turn the echo off.
+    """
+    try:
+        import termios
+    except ImportError:
+        raise DockerError("this Python has no termios module: use --password-stdin")
+    descriptor = stream.fileno()
+    old = termios.tcgetattr(descriptor)
+    silent = old[:]
+    silent[3] &= ~termios.ECHO
+    write(prompt)
+    try:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+        line = stream.readline()
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, old)
+        write("\n")
+    if not line:
+        raise EOFError
+    return line.rstrip("\r\n")
+
+
+# ======================================================================================================================
+# 11  Flags
+# ======================================================================================================================
+
+
+def parse_bool(text: str) -> bool:
+    """A boolean as Go's strconv reads it; ValueError in its words."""
+    if text in ("1", "t", "T", "true", "TRUE", "True"):
+        return True
+    if text in ("0", "f", "F", "false", "FALSE", "False"):
+        return False
+    raise ValueError("strconv.ParseBool: parsing %s: invalid syntax" % go_quote(text))
+
+
+def parse_int(text: str) -> int:
+    """A 64-bit integer as Go's strconv reads it, with the prefixes 0x, 0o, 0b and 0; ValueError in its words."""
+    match = re.match(r"([+-]?)(?:0[xX]([0-9a-fA-F]+)|0[bB]([01]+)|0[oO]?([0-7]+)|(0|[1-9][0-9]*))\Z", text, re.ASCII)
+    if not match:
+        raise ValueError("strconv.ParseInt: parsing %s: invalid syntax" % go_quote(text))
+    sign, hexadecimal, binary, octal, decimal = match.groups()
+    value = (int(hexadecimal, 16) if hexadecimal else int(binary, 2) if binary else int(octal, 8) if octal else
+             int(decimal))
+    value = -value if sign == "-" else value
+    if not -(1 << 63) <= value < 1 << 63:
+        raise ValueError("strconv.ParseInt: parsing %s: value out of range" % go_quote(text))
+    return value
+
+
+def parse_filter(text: str) -> tuple:
+    """A `--filter` value as (name, value); None for an empty one."""
+    if not text:
+        return None
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError("bad format of filter (expected name=value)")
+    return name.strip().lower(), value.strip()
+
+
+# The word that stands behind a flag in its table says how its value is read: (converter, whether values accumulate).
+VALUE_TYPES = {
+    "": (parse_bool, False), "string": (str, False), "int": (parse_int, False),
+    "list": (str, True), "filter": (parse_filter, True),
+}
+
+
+class Flag:
+    """One flag of a FlagSet, read from its line in the table."""
+
+    def __init__(self, line: str):
+        match = re.match(r"\s*(?:(#?)-(\w), *)?(#?)--([\w-]+)(?: (\S+))?(?:\s{2,}(.*))?$", line)
+        hidden_short, self.short, hidden, self.long, word, text = match.groups()
+        self.word, self.text, self.hidden = word or "", text or "", bool(hidden or hidden_short)
+        since = re.search(r" \(API ([\d.]+)\)$", self.text)
+        self.api = since.group(1) if since else ""
+        self.convert, self.repeats = VALUE_TYPES[self.word]
+        default = re.search(r"\(default (?:\"(.*)\"|(\S+))\)", self.text)
+        self.default = [] if self.repeats else False if not self.word else None if self.word == "int" else ""
+        if default:
+            self.default = self.convert(default.group(1) if default.group(1) is not None else default.group(2))
+
+    @property
+    def dest(self) -> str:
+        return self.long.replace("-", "_")
+
+    def __str__(self):
+        return ("-%s, " % self.short if self.short else "") + "--" + self.long
+
+
+class FlagSet:
+    """The flags of one stage of a command line, on `argparse`, with Docker's grammar.
+
+    `table` holds a line a flag, in the form in which help shows it: `-q, --quiet` (a boolean), `--platform string`,
+    then two blanks or more and the description; `(default X)` and `(API 1.42)` in it are meant.  A `#` before the
+    dashes hides a flag.
+    """
+
+    def __init__(self, table: str):
+        self.flags = [Flag(line) for line in table.splitlines() if line.strip()]
+        self._by_name = {"--" + flag.long: flag for flag in self.flags}
+        self._by_name.update(("-" + flag.short, flag) for flag in self.flags if flag.short)
+
+    def parse(self, args, interspersed: bool = True):
+        """Parse the words of a command line.
+
+        Returns a namespace with an attribute for each flag, `args` (the positionals), `given` (the names of the
+        flags that were used) and `help` (`""`, `--help` or `-h`).  With `interspersed` false the first positional
+        ends the flags.  Raises UsageError, in docker's words.
+        """
+        words, positionals, asked = self._normalize(list(args), interspersed)
+        import argparse
+
+        class Store(argparse.Action):
+            def __call__(self, parser, namespace, value, option=None):
+                flag = self.const
+                try:
+                    value = flag.convert(value)
+                except ValueError as error:
+                    raise UsageError('invalid argument %s for "%s" flag: %s' % (go_quote(value), flag, error), 125)
+                namespace.given.add(flag.dest)
+                if not flag.repeats:
+                    setattr(namespace, flag.dest, value)
+                elif value is not None:
+                    getattr(namespace, flag.dest).append(value)
+
+        parser = argparse.ArgumentParser(prog="", usage="", add_help=False, allow_abbrev=False)
+        namespace = argparse.Namespace(given=set(), args=positionals, help=asked)
+        for flag in self.flags:
+            parser.add_argument("--" + flag.long, dest=flag.dest, action=Store, const=flag, default=argparse.SUPPRESS)
+            setattr(namespace, flag.dest, flag.default if not flag.repeats else list(flag.default))
+        return parser.parse_args(words, namespace)
+
+    def _normalize(self, args, interspersed):
+        """Bring Docker's ways of writing flags into one: (`--name=value` words, positionals, the help asked for)."""
+        words, positionals, asked = [], [], ""
+        while args:
+            word = args.pop(0)
+            if word == "--":
+                return words, positionals + args, asked
+            if word == "-" or not word.startswith("-"):
+                positionals.append(word)
+                if not interspersed:
+                    return words, positionals + args, asked
+            elif word.startswith("--"):
+                name, equals, value = word.partition("=")
+                if name == "--":
+                    raise UsageError("bad flag syntax: " + word, 125)
+                flag = self._by_name.get(name)
+                if not flag and name == "--help":
+                    asked = asked or name
+                    continue
+                if not flag:
+                    raise UsageError("unknown flag: " + name, 125)
+                if not equals:
+                    value = self._value_of(flag, args, name)
+                words.append("--%s=%s" % (flag.long, value))
+            else:
+                asked = self._cluster(word[1:], args, words) or asked
+        return words, positionals, asked
+
+    def _cluster(self, letters, args, words):
+        """Short flags in one word: `-it`, `-n5`, `-n=5`, `-itv /a:/b`."""
+        asked = ""
+        while letters:
+            flag = self._by_name.get("-" + letters[0])
+            if not flag and letters[0] == "h":
+                asked = "-h"
+            elif not flag:
+                raise UsageError("unknown shorthand flag: '%s' in -%s" % (letters[0], letters), 125)
+            if len(letters) > 2 and letters[1] == "=":
+                value, letters = letters[2:], ""
+            elif not flag or not flag.word:
+                value, letters = "true", letters[1:]
+            elif len(letters) > 1:
+                value, letters = letters[1:], ""
+            else:
+                value, letters = self._value_of(flag, args, "'%s' in -%s" % (letters, letters)), ""
+            if flag:
+                words.append("--%s=%s" % (flag.long, value))
+        return asked
+
+    @staticmethod
+    def _value_of(flag, args, name):
+        if not flag.word:
+            return "true"
+        if not args:
+            raise UsageError("flag needs an argument: " + name, 125)
+        return args.pop(0)
+
+    def usage(self, columns: int) -> str:
+        """The flags as help lists them, in lines of at most `columns` characters."""
+        import textwrap
+        shown = [flag for flag in self.flags if not flag.hidden]
+        heads = ["  %s--%s%s" % ("-%s, " % flag.short if flag.short else "    ", flag.long, flag.word and " " + flag.word)
+                 for flag in shown]
+        indent = max(map(len, heads), default=0) + 3
+        out = []
+        for flag, head in zip(shown, heads):
+            lines = textwrap.wrap(flag.text, max(24, columns - 1 - indent)) or [""]
+            out.append((head.ljust(indent) + lines[0]).rstrip())
+            out += [" " * indent + line for line in lines[1:]]
+        return "".join(line + "\n" for line in out)
+
+
+# ======================================================================================================================
+# 12  DockerCli
+# ======================================================================================================================
+
+GLOBAL_FLAGS = '''
+      --config string      folder of the client's configuration (default ~/.docker)
+  -c, --context string     name of the context that says which engine to use
+  -D, --debug              show each request on stderr
+  -d, --daemon             be the engine instead of its client
+  -G, --group string       group of the daemon's unix socket (default "docker")
+  -H, --host list          address of the engine
+  -l, --log-level string   least severity of log lines: "debug", "info", "warn", "error" or "fatal" (default "info")
+      --tls                speak TLS
+      --tlscacert string   certificate authority to trust (default ~/.docker/ca.pem)
+      --tlscert string     certificate to present (default ~/.docker/cert.pem)
+      --tlskey string      key of that certificate (default ~/.docker/key.pem)
+      --tlsverify          speak TLS and verify the engine
+  -v, --version            print the version
+'''
+COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info")
+GROUPS = {"builder": "Builds and their cache", "container": "Containers", "context": "Contexts", "image": "Images",
+          "network": "Networks", "system": "The engine itself", "volume": "Volumes"}
+_HYPHENATED = {"dial-stdio": "dialstdio"}
+_FORMAT_FLAG = '''
+      --format string      how to print: "table", "table TEMPLATE", "json" or a Go template'''
+_TRUST_FLAG = '''
+      --disable-content-trust   accepted for compatibility; content trust is not offered (default true)'''
+
+
+def short_id(identifier: str) -> str:
+    """The first 12 characters of an ID, without its algorithm."""
+    return identifier.partition(":")[2][:12] if ":" in identifier else identifier[:12]
+
+
+def format_age(timestamp: float) -> str:
+    """Unix seconds as the CREATED columns have them: `3 weeks ago`."""
+    return format_duration(time.time() - timestamp) + " ago"
+
+
+def format_labels(labels) -> str:
+    return ",".join("%s=%s" % item for item in sorted((labels or {}).items()))
+
+
+class Cli:
+    """What every command needs: streams, engine, configuration, dispatch, flags, help, tables.
+
+    `in_`, `out` and `err` are text streams (what is binary goes to their `buffer`); `endpoint` says where the engine
+    is; `config` is a ConfigFile; `name` is what the program calls itself.  Nothing global is touched.
+    """
+
+    def __init__(self, in_, out, err, endpoint: Endpoint = None, config: ConfigFile = None, name: str = "pydock",
+                 debug: bool = False):
+        self.in_ = in_
+        self.out = out
+        self.err = err
+        self.endpoint = endpoint
+        self.name = name
+        self.debug = debug
+        self.is_terminal = is_terminal(out)
+        self._config = config
+        self._client = None
+        self._words = ()
+
+    # -- the world -----------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> ConfigFile:
+        if self._config is None:
+            self._config = ConfigFile.load()
+        if self._config.warning:
+            self.warn("WARNING: " + self._config.warning)
+            self._config.warning = ""
+        return self._config
+
+    @property
+    def client(self) -> Client:
+        if self._client is None:
+            trace = (lambda line: self.warn("[debug] " + line)) if self.debug else None
+            self._client = Client(self.endpoint, self.config.http_headers(), trace=trace)
+        return self._client
+
+    def close(self) -> None:
+        if self._client:
+            self._client.close()
+
+    def write(self, text: str) -> None:
+        """Text to the output; UTF-8 whatever the locale says."""
+        _write(self.out, text)
+
+    def print(self, text: str) -> None:
+        _write(self.out, text + "\n")
+
+    def warn(self, text: str) -> None:
+        """A line to the error output; control characters in it are shown, not obeyed, where that is a terminal."""
+        self.out.flush()
+        _write(self.err, (visible(text) if is_terminal(self.err) else text) + "\n")
+        self.err.flush()
+
+    def copy_out(self, body: Body) -> None:
+        """A body to the output, byte for byte."""
+        self.out.flush()
+        try:
+            descriptor = self.out.fileno()
+        except (OSError, AttributeError, ValueError):
+            for block in body.blocks():
+                getattr(self.out, "buffer", self.out).write(block)
+        else:
+            body.copy_to(descriptor)
+
+    def ask(self, prompt: str) -> str:
+        """A line from the user, without its end; EOFError where there is none."""
+        self.write(prompt)
+        self.out.flush()
+        line = self.in_.readline()
+        if not line:
+            raise EOFError
+        return line.rstrip("\r\n").strip()
+
+    # -- dispatch ------------------------------------------------------------------------------------------------------
+
+    def get_method(self, *words):
+        """The method of a command, `("container", "ls")` → `cmd_container_ls`; None if there is none."""
+        words = [_HYPHENATED.get(word, word).lower() for word in words]
+        if not all(re.match(r"[a-z0-9]+\Z", word) for word in words):
+            return None
+        return getattr(self, "cmd_" + "_".join(words), None)
+
+    def cmd(self, *args) -> None:
+        """Run a command line, without the program's name and its global flags.
+
+        Raises StatusError for an exit status, another DockerError for what ends with status 1.
+        """
+        for count in (3, 2, 1):
+            method = len(args) >= count and self.get_method(*args[:count])
+            if method:
+                self._words = tuple(word.lower() for word in args[:count])
+                return method(*args[count:])
+        if not args:
+            return self.show_help((), self.err)
+        group = args[0].lower()
+        if not self.subcommands(group):
+            self.warn("Error: Command not found: " + args[0])
+            self.show_help((), self.err)
+            raise StatusError("", 1)
+        self._words = (group,)
+        return self._run_group(group, args[1:])
+
+    def _run_group(self, group, args):
+        opts = self.parse(args, "COMMAND", (0, None), interspersed=False)
+        if not opts.args:
+            return self.show_help((group,), self.err)
+        name = "%s %s" % (self.name, group)
+        raise StatusError("%s: unknown command: %s %s\n\nUsage:  %s\n\nRun '%s --help' for more information" % (
+            self.name, name, opts.args[0], name, name), 1)
+
+    @classmethod
+    def commands(cls) -> dict:
+        """All commands: {words: function}, in the order of their definition."""
+        found = {}
+        for base in reversed(cls.__mro__):
+            for name, method in vars(base).items():
+                if name.startswith("cmd_"):
+                    found[tuple(name.split("_")[1:])] = method
+        return found
+
+    @classmethod
+    def subcommands(cls, group: str) -> list:
+        """The words that may follow a group's, sorted; one for each function, the others are its aliases."""
+        shown = {}
+        for words, method in cls.commands().items():
+            if len(words) == 2 and words[0] == group and method.__doc__:
+                shown.setdefault(method, words[1])
+        return sorted(shown.values())
+
+    # -- help ----------------------------------------------------------------------------------------------------------
+
+    def cmd_help(self, *words):
+        if not words:
+            return self.show_help((), self.out)
+        if not self.get_method(*words) and not self.subcommands(words[0]):
+            raise StatusError("unknown help topic: " + " ".join(words), 1)
+        return self.cmd(*(words + ("--help",)))
+
+    def show_help(self, words, stream) -> None:
+        """Print the help of the program (no words) or of a group."""
+        commands = {path: _synopsis(method) for path, method in self.commands().items() if method.__doc__}
+        if words:
+            parts = [("", "Usage:  %s %s COMMAND\n\n%s" % (self.name, words[0], GROUPS.get(words[0], ""))),
+                     ("Commands", [(name, commands[words[0], name]) for name in self.subcommands(words[0])])]
+        else:
+            single = {path[0]: text for path, text in commands.items() if len(path) == 1}
+            groups = sorted({path[0] for path in commands if len(path) > 1 and path[0] not in single})
+            parts = [("", "Usage:  %s [OPTIONS] COMMAND\n\nA client for container engines" % self.name),
+                     ("Common Commands", [(name, single[name]) for name in COMMON_COMMANDS if name in single]),
+                     ("Management Commands", [(name, GROUPS.get(name, "")) for name in groups]),
+                     ("Commands", sorted(item for item in single.items() if item[0] not in COMMON_COMMANDS)),
+                     ("Global Options", FlagSet(GLOBAL_FLAGS).usage(self._help_width()).rstrip("\n"))]
+        text = []
+        for title, body in parts:
+            if isinstance(body, list) and body:
+                width = max(11, max(len(name) for name, _ in body) + 1)
+                body = "\n".join("  %s %s" % (name.ljust(width), line) for name, line in body)
+            if body:
+                text.append((title and title + ":\n") + body)
+        text.append("Run '%s COMMAND --help' for more information on a command." % " ".join((self.name,) + tuple(words)))
+        _write(stream, "\n\n".join(text) + "\n")
+
+    def _show_command_help(self, usage, flags, asked):
+        if asked == "-h":
+            self.print("Flag shorthand -h has been deprecated, use --help")
+        method = self.get_method(*self._words)
+        text = ["Usage:  " + usage, _synopsis(method) if method else GROUPS.get(self._words[0], "")]
+        names = [words for words, other in self.commands().items() if other == getattr(method, "__func__", 0)]
+        if len(names) > 1:
+            names.sort(key=lambda words: -len(words))
+            text.append("Aliases:\n  " + ", ".join(" ".join((self.name,) + words) for words in names))
+        options = flags.usage(self._help_width())
+        if options:
+            text.append("Options:\n" + options.rstrip("\n"))
+        self.print("\n\n".join(text))
+
+    def _help_width(self):
+        return terminal_size(self.out)[0] if self.is_terminal else 80
+
+    # -- flags ---------------------------------------------------------------------------------------------------------
+
+    def parse(self, args, synopsis: str, arity, table: str = "", interspersed: bool = True):
+        """Parse a command's words: the namespace of `FlagSet.parse`.
+
+        `synopsis` is the usage line's tail, `arity` the number of positionals or (least, most), most None for any.
+        Prints help where it is asked for, and raises StatusError with status 0 then; UsageError for wrong words;
+        DockerError for a flag that the engine is too old for.
+        """
+        flags = FlagSet(table)
+        command = " ".join((self.name,) + self._words)
+        options = "" if all(flag.hidden for flag in flags.flags) else " [OPTIONS]"
+        usage = (command + options + " " + synopsis).rstrip()
+        try:
+            opts = flags.parse(args, interspersed)
+        except UsageError as error:
+            raise UsageError("%s\n\nUsage:  %s\n\nRun '%s --help' for more information" % (error, usage, command), 125)
+        if opts.help:
+            if self._words and self.subcommands(self._words[0]) and len(self._words) == 1:
+                self.show_help(self._words, self.out)
+            else:
+                self._show_command_help(usage, flags, opts.help)
+            raise StatusError("", 0)
+        complaint = _arity_complaint(len(opts.args), arity)
+        if complaint:
+            words, footer = complaint
+            raise UsageError("%s: '%s' %s\n\nUsage:  %s\n\n%s '%s --help' for more information" % (
+                self.name, command, words, usage, footer, command), 1)
+        for flag in flags.flags:
+            if flag.api and flag.dest in opts.given:
+                self.client.require('"--%s"' % flag.long, flag.api)
+        return opts
+
+    # -- what commands share -------------------------------------------------------------------------------------------
+
+    def show_progress(self, stream: JsonStream, quiet: bool = False, on_aux=None) -> None:
+        """Show a stream of progress messages on the output; with `quiet` just heed its errors."""
+        live = self.is_terminal and os.environ.get("TERM") != "dumb" and not quiet
+
+        def write(text):
+            if not quiet:
+                self.write(text)
+                self.out.flush()
+        ProgressDisplay(write, (lambda: terminal_size(self.out)) if live else None).show(stream, on_aux)
+
+    def each(self, names, action) -> None:
+        """Do something for each name; go on after a failure, and raise what went wrong, a line each, at the end."""
+        failures = []
+        for name in names:
+            try:
+                action(name)
+            except DockerError as error:
+                failures.append(str(error))
+        if failures:
+            raise DockerError("\n".join(failures))
+
+    def show_rows(self, rows, columns_of, shown, format_text: str = "", quiet: bool = False) -> None:
+        """Print a list as table, JSON lines or by a template.
+
+        `columns_of` is {field: (heading, function of a row)}; `shown` names the fields of the default table.
+        """
+        if quiet:
+            value = columns_of["ID"][1]
+            return self.write("".join([value(row) + "\n" for row in rows]))
+        if format_text in ("", "table"):
+            getters = [columns_of[field][1] for field in shown]
+            cells = [[columns_of[field][0] for field in shown]]
+            cells += [[get(row) for get in getters] for row in rows]
+            return self.write(columns(cells))
+        return self._show_formatted(rows, columns_of, format_text)
+
+    def _show_formatted(self, rows, columns_of, format_text):
+        if format_text == "json":
+            format_text = "{{json .}}"
+        is_table = format_text.startswith("table")
+        text = format_text[len("table"):] if is_table else format_text
+        template = Template(text.strip().replace("\\t", "\t").replace("\\n", "\n"))
+        lines = []
+        if is_table:
+            lines.append(template.execute({field: heading for field, (heading, _) in columns_of.items()}))
+        try:
+            for row in rows:
+                lines.append(template.execute(Row(columns_of, row)))
+        finally:
+            if is_table:
+                self.write(columns(line.split("\t") for line in lines))
+            else:
+                self.write("".join(line + "\n" for line in lines))
+
+
+def _write(stream, text):
+    """Write text as UTF-8, past a text layer whose encoding may not hold it."""
+    raw = getattr(stream, "buffer", None)
+    if raw is None:
+        stream.write(text)
+    else:
+        raw.write(text.encode("utf-8", "surrogateescape"))
+
+
+def _synopsis(method):
+    return (method.__doc__ or "").partition("\n")[0].rstrip(".")
+
+
+def _arity_complaint(count, arity):
+    """What is wrong with a number of positionals, as (words, how docker begins the footer); None if it is right."""
+    least, most = arity if isinstance(arity, tuple) else (arity, arity)
+
+    def arguments(number):
+        return "%d argument%s" % (number, "" if number == 1 else "s")
+    if count >= least and (most is None or count <= most):
+        return None
+    if most == 0:
+        return "accepts no arguments", "Run"
+    if least == most:
+        return "requires " + arguments(least), "Run"
+    if most is None:
+        return "requires at least " + arguments(least), "See"
+    if least == 0:
+        return "requires at most " + arguments(most), "SRun"
+    return "requires at least %d and at most %s" % (least, arguments(most)), "Run"
+
+
+def format_ports(ports) -> str:
+    """The PORTS column: runs of neighbouring ports joined, `0.0.0.0:80->80/tcp`, sorted by private port."""
+    groups, done, mapped = {}, [], []
+
+    def close(key, first, last):
+        address, kind = key
+        text = str(first) if first == last else "%d-%d" % (first, last)
+        done.append("%s%s/%s" % ("%s->" % _host_port(address, text) if address else "", text, kind))
+    for port in sorted(ports or (), key=lambda p: (p.get("PrivatePort") or 0, p.get("IP") or "", p.get("PublicPort") or 0,
+                                                   p.get("Type") or "")):
+        private, address, kind = port.get("PrivatePort") or 0, port.get("IP") or "", port.get("Type") or ""
+        if address and port.get("PublicPort") != private:
+            mapped.append("%s->%d/%s" % (_host_port(address, port.get("PublicPort") or 0), private, kind))
+            continue
+        first, last = groups.get((address, kind), (private, private - 1))
+        if private != last + 1:
+            close((address, kind), first, last)
+            first = private
+        groups[address, kind] = (first, private)
+    for key, (first, last) in groups.items():
+        close(key, first, last)
+    return ", ".join(done + mapped)
+
+
+def _host_port(address, port):
+    return "[%s]:%s" % (address, port) if ":" in address else "%s:%s" % (address, port)
+
+
+class ContainerCommands(Cli):
+    """Commands on containers."""
+
+    def cmd_ps(self, *args):
+        """List containers."""
+        opts = self.parse(args, "", 0, '''
+            -a, --all             also the containers that do not run
+            -f, --filter filter   only those that match, as name=value''' + _FORMAT_FLAG + '''
+            -n, --last int        the newest n, running or not (default -1)
+            -l, --latest          the newest one, running or not
+                --no-trunc        whole IDs and texts
+            -q, --quiet           IDs only
+            -s, --size            disk usage, too''')
+        limit = opts.last if opts.last > 0 else 1 if opts.latest and opts.last == -1 else 0
+        format_text = opts.format
+        if opts.format and opts.quiet:
+            self.warn("WARNING: Ignoring custom format, because both --format and --quiet are set.")
+        if not format_text and not opts.quiet:
+            format_text = self.config.get("psFormat") or ""
+        size = opts.size or "size" not in opts.given and ".Size" in format_text and not opts.quiet
+        found = self.client.containers(opts.all, limit, size, _filter_map(opts.filter))
+        shown = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"] + ["Size"] * opts.size
+        self.show_rows(found, container_columns(opts.no_trunc), shown, format_text, opts.quiet)
+
+    cmd_container_ls = cmd_container_list = cmd_container_ps = cmd_ps
+
+
+def _filter_map(pairs):
+    """The values of `--filter` flags as {name: [values]}."""
+    filters = {}
+    for name, value in pairs:
+        filters.setdefault(name, []).append(value)
+    return filters
+
+
+def container_columns(whole: bool) -> dict:
+    """The fields of a container in a list: {field: (heading, function)}; `whole`: nothing is shortened."""
+    images = {}
+
+    def image(c):
+        name = c.get("Image") or ""
+        if name not in images:
+            images[name] = _image_in_list(name, c.get("ImageID") or "", whole)
+        return images[name]
+
+    def names(c):
+        found = [name[1:] if name.startswith("/") else name for name in c.get("Names") or ()]
+        return ",".join(found if whole else [name for name in found if "/" not in name][:1])
+
+    def size(c):
+        virtual = c.get("SizeRootFs") or 0
+        return format_size(c.get("SizeRw") or 0, 3) + (" (virtual %s)" % format_size(virtual, 3) if virtual > 0 else "")
+
+    def mounts(c):
+        found = [mount.get("Name") or mount.get("Source") or "" for mount in c.get("Mounts") or ()]
+        return ",".join(found if whole else [ellipsis(name, 15) for name in found])
+    return {
+        "ID": ("CONTAINER ID", lambda c: c["Id"] if whole else short_id(c["Id"])),
+        "Image": ("IMAGE", image),
+        "Command": ("COMMAND", lambda c: go_quote(c["Command"] if whole else ellipsis(c["Command"], 20))),
+        "CreatedAt": ("CREATED AT", lambda c: format_time(c["Created"])),
+        "RunningFor": ("CREATED", lambda c: format_age(c["Created"])),
+        "Ports": ("PORTS", lambda c: format_ports(c.get("Ports"))),
+        "State": ("STATE", lambda c: c.get("State") or ""),
+        "Status": ("STATUS", lambda c: c.get("Status") or ""),
+        "Size": ("SIZE", size),
+        "Names": ("NAMES", names),
+        "Labels": ("LABELS", lambda c: format_labels(c.get("Labels"))),
+        "Mounts": ("MOUNTS", mounts),
+        "LocalVolumes": ("LOCAL VOLUMES", lambda c: str(sum(m.get("Driver") == "local" for m in c.get("Mounts") or ()))),
+        "Networks": ("NETWORKS", lambda c: ",".join(sorted((c.get("NetworkSettings") or {}).get("Networks") or ()))),
+    }
+
+
+def _image_in_list(name, identifier, whole):
+    if not name:
+        return "<no image>"
+    if whole:
+        return name
+    if identifier and short_id(identifier) == short_id(name):
+        return short_id(name)
+    try:
+        reference = parse_reference(name)
+    except DockerError:
+        return name
+    return "%s:%s" % (reference.familiar_name, reference.tag) if reference.tag else name
+
+
+class RegistryCommands(Cli):
+    """Commands on registries."""
+
+    def cmd_login(self, *args):
+        """Log in to a registry; Docker Hub if none is named."""
+        opts = self.parse(args, "[SERVER]", (0, 1), '''
+            -p, --password string   password or access token
+                --password-stdin    read the password or token from the input
+            -u, --username string   user name''')
+        user, password = self._given_credentials(opts)
+        server = _registry_key(opts.args[0] if opts.args else "")
+        stored = self.config.resolve_auth_config(server)
+        auth = None
+        if not opts.given & {"username", "password"} and (stored.password or stored.identitytoken):
+            auth = self._login_again(server, stored)
+        if auth is None:
+            auth = AuthConfig(username=user, password=password, serveraddress=server)
+            if not (user and password):
+                self._ask_credentials(auth, stored)
+            answer = self.client.login(auth)
+            status = answer.get("Status")
+            if answer.get("IdentityToken"):
+                auth.identitytoken, auth.password = answer["IdentityToken"], ""
+        else:
+            auth, status = auth
+        self._store_credentials(server, auth)
+        if status:
+            self.print(str(status))
+
+    def _given_credentials(self, opts):
+        """User name and password from the flags, and from the input where it is asked to hold the password."""
+        if "password" in opts.given:
+            self.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
+            if opts.password_stdin:
+                raise DockerError("conflicting options: cannot specify both --password and --password-stdin")
+        for name, value in (("username", opts.username), ("password", opts.password)):
+            if name in opts.given and not value:
+                raise DockerError(name + " is empty")
+        password = opts.password
+        if opts.password_stdin:
+            if not opts.username:
+                raise DockerError("the --password-stdin option requires --username to be set")
+            password = self.in_.read()
+            for end in ("\n", "\r"):
+                password = password[:-1] if password.endswith(end) else password
+            if not password:
+                raise DockerError("password is empty")
+        return opts.username, password
+
+    def _login_again(self, server, stored):
+        """Try the stored credentials: (AuthConfig, status), or None if they are not good any more."""
+        self.warn("Authenticating with existing credentials..." + (
+            " [Username: %s]" % stored.username if stored.username else ""))
+        self.warn("\nInfo → To login with a different account, run '%s logout' followed by '%s login'\n" % (
+            self.name, self.name))
+        stored.serveraddress = server
+        try:
+            answer = self.client.login(stored)
+        except Unauthorized:
+            self.warn("Stored credentials invalid or expired")
+        except ApiError as error:
+            self.warn("Login did not succeed, error: %s" % error)
+        else:
+            if answer.get("IdentityToken"):
+                stored.identitytoken, stored.password = answer["IdentityToken"], ""
+            return stored, answer.get("Status")
+        return None
+
+    def _ask_credentials(self, auth, stored):
+        """Ask the user for what is missing in `auth`."""
+        if not is_terminal(self.in_):
+            raise DockerError("Error: Cannot perform an interactive login from a non TTY device")
+        try:
+            if not auth.username:
+                auth.username = self.ask("Username (%s): " % stored.username if stored.username else "Username: ")
+                auth.username = auth.username or stored.username
+                if not auth.username:
+                    raise DockerError("Error: Non-null Username Required")
+            if not auth.password:
+                def write(text):
+                    self.write(text)
+                    self.out.flush()
+                auth.password = read_password(self.in_, write, "Password: ")
+        except EOFError:
+            raise DockerError("Error: the input ended before the login was complete")
+        if not auth.password:
+            raise DockerError("Error: Password Required")
+
+    def _store_credentials(self, server, auth):
+        try:
+            in_the_clear = self.config.store_auth(server, auth)
+        except DockerError as error:
+            raise DockerError("Error saving credentials: %s" % error)
+        except OSError as error:
+            raise DockerError("Error saving credentials: " + path_error_text(error))
+        if in_the_clear:
+            self.warn("\nWARNING! Your credentials are stored unencrypted in '%s'.\n"
+                      "Configure a credential helper to remove this warning. See\n"
+                      "https://docs.docker.com/go/credential-store/\n" % self.config.path)
+
+    def cmd_logout(self, *args):
+        """Forget the credentials of a registry; Docker Hub if none is named."""
+        opts = self.parse(args, "[SERVER]", (0, 1))
+        server = _registry_key(opts.args[0] if opts.args else "")
+        keys = [server]
+        if server != INDEX_SERVER:
+            given = opts.args[0]
+            keys = [given] + [key for key in (server, "http://" + server, "https://" + server) if key != given]
+        self.print("Removing login credentials for " + server)
+        failures = []
+        for key in keys:
+            try:
+                self.config.erase_auth(key)
+            except DockerError as error:
+                failures.append("%s: %s" % (key, error))
+            except OSError as error:
+                failures.append("%s: %s" % (key, path_error_text(error)))
+        if len(failures) == len(keys):
+            self.warn("WARNING: could not erase credentials:\n" + "\n".join(failures))
+
+    def cmd_search(self, *args):
+        """Search a registry, Docker Hub if none is named, for images."""
+        opts = self.parse(args, "TERM", 1, '''
+            -f, --filter filter   only those that match, as name=value''' + _FORMAT_FLAG + '''
+                --limit int       at most so many (default 0)
+                --no-trunc        whole descriptions''')
+        try:
+            index = parse_reference(opts.args[0]).index
+        except DockerError:
+            index = INDEX_SERVER
+        auth = self.registry_auth(index, "pull")
+        found = self.client.search(opts.args[0], opts.limit, _filter_map(opts.filter), auth)
+
+        def description(row):
+            text = (row.get("description") or "").replace("\n", " ").replace("\r", " ")
+            return text if opts.no_trunc else ellipsis(text, 45)
+        self.show_rows(found, {
+            "Name": ("NAME", lambda row: row.get("name") or ""),
+            "Description": ("DESCRIPTION", description),
+            "StarCount": ("STARS", lambda row: str(row.get("star_count") or 0)),
+            "IsOfficial": ("OFFICIAL", lambda row: "[OK]" if row.get("is_official") else ""),
+        }, ("Name", "Description", "StarCount", "IsOfficial"), opts.format)
+
+    def with_login(self, what: str, index: str, action) -> None:
+        """Do `action(auth)`; if the registry wants a login and a user is there, log in and do it once more."""
+        try:
+            action(self.registry_auth(index, what))
+        except DockerError as error:
+            if not _wants_login(error) or not (self.is_terminal and is_terminal(self.in_)):
+                raise
+            self.print("\nPlease login prior to %s:" % what)
+            self.cmd_login(*([] if index == INDEX_SERVER else [index]))
+            action(self.registry_auth(index, what))
+
+    def registry_auth(self, index: str, what: str) -> AuthConfig:
+        """The credentials for a registry.  A pull does without those that a broken helper does not give."""
+        try:
+            return self.config.resolve_auth_config(index)
+        except DockerError as error:
+            helper = self.config.helper(index)
+            if what != "pull":
+                raise
+            if helper and not helper.detected:
+                self.warn("WARNING: %s; going on without credentials" % error)
+            return AuthConfig()
+
+
+def _wants_login(error):
+    """Whether a failed pull or push would work after a login."""
+    return isinstance(error, Unauthorized) or any(
+        words in str(error) for words in ("unauthorized", "no basic auth credentials", "authentication required"))
+
+
+def _registry_key(server):
+    """The key under which a registry's credentials are kept, from what a user types for it."""
+    name = server.strip()
+    if not name or name == INDEX_SERVER or registry_hostname(name) in INDEX_ALIASES:
+        return INDEX_SERVER
+    return registry_hostname(name)
+
+
+class ImageCommands(RegistryCommands):
+    """Commands on images."""
+
+    def cmd_images(self, *args):
+        """List images."""
+        opts = self.parse(args, "[REPOSITORY[:TAG]]", (0, 1), '''
+            -a, --all             also the layers in between
+                --digests         digests, too
+            -f, --filter filter   only those that match, as name=value''' + _FORMAT_FLAG + '''
+                --no-trunc        whole IDs
+            -q, --quiet           IDs only
+                --tree            images and their platforms as a tree (API 1.47)''')
+        if opts.tree:
+            raise DockerError("--tree is experimental in docker and not offered here: use images without it")
+        filters = _filter_map(opts.filter)
+        if opts.args:
+            filters.setdefault("reference", []).append(opts.args[0])
+        format_text = opts.format or self.config.get("imagesFormat") or ""
+        found = self.client.images(opts.all, filters)
+        digests = opts.digests or "{{.Digest}}" in format_text
+        rows = [row for image in found for row in image_rows(image, digests)]
+        shown = ["Repository", "Tag"] + ["Digest"] * digests + ["ID", "CreatedSince", "Size"]
+        if format_text.startswith("table ") and opts.digests and ".Digest" not in format_text:
+            format_text += "\t{{.Digest}}"
+        self.show_rows(rows, image_columns(opts.no_trunc), shown, format_text,
+                       opts.quiet and format_text in ("", "table"))
+        if not rows and opts.args and opts.args[0] in self.subcommands("image"):
+            self.warn('\nNo images found matching "%s": did you mean "%s image %s"?' % (
+                opts.args[0], self.name, opts.args[0]))
+
+    cmd_image_ls = cmd_image_list = cmd_images
+
+    def cmd_pull(self, *args):
+        """Download an image from a registry."""
+        opts = self.parse(args, "NAME[:TAG|@DIGEST]", 1, '''
+            -a, --all-tags                every tag of the repository''' + _TRUST_FLAG + '''
+                --platform string         platform of a multi-platform image (API 1.32)
+            -q, --quiet                   print only the name when done
+            #-t, #--tag string            the tag, as in Docker 1.2.0''')
+        self.refuse_content_trust(opts)
+        name, tag = parse_repository_tag(opts.args[0])
+        if opts.tag and tag:
+            raise DockerError("conflicting options: the name %s has a tag, and --tag gives another" % opts.args[0])
+        reference = parse_reference(opts.args[0] + (":" + opts.tag if opts.tag else ""))
+        if opts.all_tags and (reference.tag or reference.digest):
+            raise DockerError("tag can't be used with --all-tags/-a")
+        if not opts.all_tags:
+            if not (reference.tag or reference.digest or opts.quiet):
+                self.print("Using default tag: " + DEFAULT_TAG)
+            reference = reference.with_default_tag()
+        platform = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+        index, _ = resolve_repository_name(reference.name)
+
+        def pull(auth):
+            self.show_progress(self.client.pull(reference.name, reference.digest or reference.tag, auth, platform),
+                               opts.quiet)
+        self.with_login("pull", index, pull)
+        self.print(str(reference))
+
+    cmd_image_pull = cmd_pull
+
+    def cmd_push(self, *args):
+        """Upload an image to a registry."""
+        opts = self.parse(args, "NAME[:TAG]", 1, '''
+            -a, --all-tags                every tag of the repository''' + _TRUST_FLAG + '''
+                --platform string         only this platform of a multi-platform image (API 1.46)
+            -q, --quiet                   print only the name when done''')
+        self.refuse_content_trust(opts)
+        reference = parse_reference(opts.args[0])
+        if reference.digest:
+            raise DockerError("cannot push a digest reference")
+        if opts.all_tags and reference.tag:
+            raise DockerError("tag can't be used with --all-tags/-a")
+        if not opts.all_tags:
+            if not reference.tag and not opts.quiet:
+                self.print("Using default tag: " + DEFAULT_TAG)
+            reference = reference.with_default_tag()
+        index, _ = resolve_repository_name(reference.name)
+        notes = []
+
+        def note(message):
+            aux = message["aux"]
+            if isinstance(aux, dict) and (aux.get("manifestPushedInsteadOfIndex") or aux.get("contentMissing")):
+                notes.append("Not all platforms of the image are here: what is here was pushed.")
+
+        def push(auth):
+            self.show_progress(self.client.push(reference.name, reference.tag, auth, opts.platform), opts.quiet, note)
+        self.with_login("push", index, push)
+        for text in notes:
+            self.print(text)
+        if opts.quiet:
+            self.print(str(reference))
+
+    cmd_image_push = cmd_push
+
+    def refuse_content_trust(self, opts) -> None:
+        """Content trust needs a Notary client; better to say so than to pull what was not verified."""
+        try:
+            wanted = parse_bool(os.environ.get("DOCKER_CONTENT_TRUST") or "false")
+        except ValueError:
+            wanted = True
+        if not opts.disable_content_trust or wanted and "disable_content_trust" not in opts.given:
+            raise DockerError("content trust is not offered: unset DOCKER_CONTENT_TRUST, or give --disable-content-trust")
+
+    def cmd_tag(self, *args):
+        """Give an image one more name."""
+        opts = self.parse(args, "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", 2, interspersed=False)
+        target = self.tag_reference(opts.args[1])
+        source = opts.args[0]
+        if not re.match(r"(sha256:)?[0-9a-f]{4,64}\Z", source):
+            self.tag_reference(source, True)
+        self.client.tag(source, target.name, target.tag)
+
+    cmd_image_tag = cmd_tag
+
+    def tag_reference(self, text: str, digest_too: bool = False) -> Reference:
+        """Parse a name that an image is to get, with the default tag."""
+        try:
+            reference = parse_reference(text)
+        except DockerError as error:
+            raise DockerError("Error parsing reference: %s is not a valid repository/tag: %s" % (go_quote(text), error))
+        if reference.digest and not digest_too:
+            raise DockerError("refusing to create a tag with a digest reference")
+        return reference.with_default_tag()
+
+    def cmd_rmi(self, *args):
+        """Remove images, or some of their names."""
+        opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
+            -f, --force           remove even if it is in use
+                --no-prune        keep untagged parents
+                --platform list   only this platform of a multi-platform image (API 1.50)''')
+        missing = []
+
+        def remove(name):
+            try:
+                for item in self.client.remove_image(name, opts.force, opts.no_prune, opts.platform):
+                    self.print("Deleted: " + item["Deleted"] if item.get("Deleted") else
+                               "Untagged: %s" % item.get("Untagged"))
+            except NotFound as error:
+                if not opts.force:
+                    raise
+                missing.append(str(error))
+        try:
+            self.each(opts.args, remove)
+        except DockerError as error:
+            raise DockerError("\n".join(missing + [str(error)]))
+        for text in missing:
+            self.warn(text)
+
+    cmd_image_rm = cmd_image_remove = cmd_rmi
+
+    def cmd_save(self, *args):
+        """Write images to a tar archive, on the output or in a file."""
+        opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
+            -o, --output string   file to write
+                --platform list   only this platform of a multi-platform image (API 1.48)''')
+        if not opts.output:
+            if self.is_terminal:
+                raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+            with self.client.get_images(opts.args, opts.platform) as body:
+                return self.copy_out(body)
+        try:
+            check_output_path(opts.output)
+        except DockerError as error:
+            raise DockerError("failed to save image: %s" % error)
+        with self.client.get_images(opts.args, opts.platform) as body:
+            save_body(body, opts.output)
+
+    cmd_image_save = cmd_save
+
+    def cmd_load(self, *args):
+        """Read images from a tar archive, from the input or a file."""
+        opts = self.parse(args, "", 0, '''
+            -i, --input string    file to read instead of the input
+                --platform list   only this platform of a multi-platform image (API 1.48)
+            -q, --quiet           no progress''')
+        if opts.input:
+            try:
+                source = open(opts.input, "rb")
+            except IsADirectoryError:
+                raise DockerError("read %s: is a directory" % opts.input)
+            except OSError as error:
+                raise DockerError(path_error_text(error))
+        else:
+            if is_terminal(self.in_):
+                raise DockerError("requested load from stdin, but stdin is empty")
+            source = getattr(self.in_, "buffer", self.in_)
+        try:
+            with self.client.load_image(source, file_size(source), opts.quiet or not self.is_terminal,
+                                        opts.platform) as body:
+                if body.headers.get("Content-Type", "").partition(";")[0].strip() == JSON_TYPE:
+                    self.show_progress(JsonStream(body))
+                else:
+                    self.copy_out(body)
+        finally:
+            if opts.input:
+                source.close()
+
+    cmd_image_load = cmd_load
+
+    def cmd_image_inspect(self, *args):
+        """Show images in detail."""
+        opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
+            -f, --format string     how to print: "json" or a Go template
+                --platform string   this platform of a multi-platform image (API 1.49)''')
+        query = {"platform": platform_json(opts.platform) or None}
+        self.inspect(opts.args, opts.format, lambda name: self.client.inspect("image", name, query))
+
+    def inspect(self, names, format_text: str, get) -> None:
+        """Print the objects that `get(name)` gives as JSON text; go on after a failure."""
+        raw, failures = [], []
+        template = Template(format_text) if format_text and format_text != "json" else None
+        out = []
+        for name in names:
+            try:
+                text = get(name)
+                if template:
+                    out.append(template.execute(_decode_object(text)) + "\n")
+                else:
+                    raw.append(text)
+            except TemplateError:
+                self.write("".join(out))
+                raise
+            except DockerError as error:
+                failures.append(str(error))
+        if template:
+            self.write("".join(out) or "\n")
+        elif format_text == "json":
+            self.print("[%s]" % ",".join(map(_compact_raw, raw)))
+        else:
+            self.print(indent_json("[%s]" % ",".join(raw)))
+        if failures:
+            raise DockerError("\n".join(failures))
+
+
+def _compact_raw(text):
+    return re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda match: match.group(1) or "", text)
+
+
+def _decode_object(text):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConnectionFailed(go_json_error(error))
+
+
+def file_size(source):
+    """How many bytes are left to read of an open plain file; None for anything else."""
+    import stat
+    try:
+        about = os.fstat(source.fileno())
+        return about.st_size - source.tell() if stat.S_ISREG(about.st_mode) else None
+    except (OSError, AttributeError, io.UnsupportedOperation):
+        return None
+
+
+def check_output_path(path: str) -> None:
+    """DockerError if no file can be written at `path`."""
+    import stat
+    folder = os.path.dirname(path) or "."
+    try:
+        os.stat(folder)
+    except OSError as error:
+        raise DockerError("invalid output path: " + path_error_text(error, "stat"))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    for is_kind, words in ((stat.S_ISDIR, "a directory"), (stat.S_ISCHR, "a character device file"),
+                           (stat.S_ISBLK, "a block device file"), (stat.S_ISFIFO, "a named pipe file"),
+                           (stat.S_ISSOCK, "a socket")):
+        if is_kind(mode):
+            raise DockerError("cannot write to " + words)
+
+
+def save_body(body: Body, path: str) -> None:
+    """Write a body to a file that appears, with mode 0600, when it is whole; DockerError if that fails."""
+    import tempfile
+    path = os.path.realpath(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix="." + os.path.basename(path) + ".", dir=os.path.dirname(path))
+        try:
+            try:
+                body.copy_to(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise DockerError("failed to write %s: %s" % (path, os_error_text(error)))
+
+
+def image_rows(image: dict, digests: bool) -> list:
+    """The lines that one image takes in a list: (image, repository, tag, digest), a line a name."""
+    tags, tail = {}, {}
+    if not (image.get("RepoTags") or image.get("RepoDigests")) or image.get("RepoTags") == ["<none>:<none>"]:
+        repository = ((image.get("RepoDigests") or ["<none>@<none>"])[0]).partition("@")[0]
+        if repository == "<none>":
+            return [(image, "<none>", "<none>", "<none>")]
+    for text in image.get("RepoTags") or ():
+        name, _, tag = text.rpartition(":")
+        if name != "<none>":
+            tags.setdefault(_familiar_repository(name), []).append(tag)
+    for text in image.get("RepoDigests") or ():
+        name, _, digest = text.partition("@")
+        if name != "<none>":
+            tail.setdefault(_familiar_repository(name), []).append(digest)
+    rows = []
+    for repository in sorted(tags):
+        found = tail.pop(repository, ()) if digests else tail.pop(repository, ()) and ()
+        for tag in tags[repository]:
+            rows += [(image, repository, tag, digest) for digest in found or ("<none>",)]
+    for repository in sorted(tail):
+        rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("<none>",))]
+    return rows
+
+
+def _familiar_repository(name):
+    try:
+        return parse_reference(name).familiar_name
+    except DockerError:
+        return name
+
+
+def image_columns(whole: bool) -> dict:
+    """The fields of a line in a list of images: {field: (heading, function of what `image_rows` gives)}."""
+    def unknown(field, digits):
+        return lambda row: "N/A" if row[0].get(field, -1) == -1 else (
+            str(row[0][field]) if digits is None else format_size(row[0][field], digits))
+    return {
+        "ID": ("IMAGE ID", lambda row: row[0]["Id"] if whole else short_id(row[0]["Id"])),
+        "Repository": ("REPOSITORY", lambda row: row[1]),
+        "Tag": ("TAG", lambda row: row[2]),
+        "Digest": ("DIGEST", lambda row: row[3]),
+        "CreatedSince": ("CREATED", lambda row: format_age(row[0]["Created"]) if row[0].get("Created") else "N/A"),
+        "CreatedAt": ("CREATED AT", lambda row: format_time(row[0].get("Created") or 0)),
+        "Size": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 3)),
+        "VirtualSize": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 4)),
+        "Containers": ("CONTAINERS", unknown("Containers", None)),
+        "SharedSize": ("SHARED SIZE", unknown("SharedSize", 4)),
+        "UniqueSize": ("UNIQUE SIZE", lambda row: "N/A" if row[0].get("SharedSize", -1) == -1 else format_size(
+            (row[0].get("Size") or 0) - row[0]["SharedSize"], 4)),
+    }
+INSPECT_TYPES = ("container", "image", "network", "volume", "service", "task", "node", "plugin", "secret", "config")
+
+
+class SystemCommands(Cli):
+    """Commands on the engine itself."""
+
+    def cmd_version(self, *args):
+        """Show the versions of the client and of the engine."""
+        opts = self.parse(args, "", 0, '''
+            -f, --format string   how to print: "json" or a Go template''')
+        failure = server = None
+        try:
+            server = self.client.version()
+        except DockerError as error:
+            failure = error
+        client = self._client_version()
+        if opts.format:
+            value = {"Client": client, "Server": server and _with_components(server)}
+            self._show_object(value, opts.format, "version")
+        else:
+            self.write(_version_text(client, server))
+        if failure:
+            raise failure
+
+    def _client_version(self):
+        import platform
+        version = {
+            "Platform": {"Name": "pydock " + __version__},
+            "Version": DOCKER_LEVEL,
+            "ApiVersion": self._client.api_version if self._client else API_VERSION,
+            "DefaultAPIVersion": API_VERSION,
+            "PythonVersion": platform.python_version(),
+            "Os": sys.platform,
+            "Arch": _GO_ARCHITECTURES.get(os.uname().machine if hasattr(os, "uname") else "", "amd64"),
+            "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT,
+        }
+        return version
+
+    def _show_object(self, value, format_text, name=""):
+        try:
+            text = compact_json(value) if format_text == "json" else Template(format_text, name).execute(value)
+        except TemplateError as error:
+            raise StatusError("template parsing error: %s" % error, 64)
+        self.print(text)
+
+    def cmd_info(self, *args):
+        """Show how the engine is set up."""
+        opts = self.parse(args, "", 0, '''
+            -f, --format string   how to print: "json" or a Go template''')
+        client = {"Version": DOCKER_LEVEL, "Platform": {"Name": "pydock " + __version__},
+                  "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT, "Debug": self.debug,
+                  "Plugins": [], "Warnings": None}
+        if opts.format:
+            info = self.client.info()
+            info["ClientInfo"] = client
+            return self._show_object(info, opts.format)
+        self.write("Client: pydock %s\n Version:    %s\n Context:    %s\n Debug Mode: %s\n\nServer:\n" % (
+            __version__, DOCKER_LEVEL, client["Context"], "true" if self.debug else "false"))
+        try:
+            info = self.client.info()
+        except ApiError as error:
+            self.warn("ERROR: %s" % error)
+            raise DockerError("errors pretty printing info")
+        user = self.config.auths.get(info.get("IndexServerAddress"), AuthConfig()).username
+        self.write(info_text(info, user))
+        for warning in info.get("Warnings") or ():
+            self.warn(str(warning))
+
+    cmd_system_info = cmd_info
+
+    def cmd_inspect(self, *args):
+        """Show objects of any kind in detail."""
+        opts = self.parse(args, "NAME|ID [NAME|ID...]", (1, None), '''
+            -f, --format string   how to print: "json" or a Go template
+            -s, --size            disk usage of containers, too
+                --type string     only objects of this type''')
+        kinds = INSPECT_TYPES
+        if "type" in opts.given:
+            if opts.type not in kinds:
+                allowed = "must be one of " + ", ".join('"%s"' % kind for kind in sorted(kinds))
+                raise DockerError("unknown type: %s: %s" % (go_quote(opts.type), allowed) if opts.type else
+                                  "type is empty: " + allowed)
+            kinds = (opts.type,)
+        self.inspect(opts.args, opts.format, lambda name: self._inspect_any(name, kinds, opts.size))
+
+    def _inspect_any(self, name, kinds, size):
+        """The JSON of whatever has that name, the kinds tried in turn."""
+        is_manager = None
+        for kind in kinds:
+            if len(kinds) > 1 and kind in ("service", "task", "node", "secret", "config"):
+                if is_manager is None:
+                    is_manager = bool((self.client.info().get("Swarm") or {}).get("ControlAvailable"))
+                if not is_manager:
+                    continue
+            try:
+                text = self.client.inspect(kind, name, {"size": "1"} if size and kind == "container" else None)
+            except ApiError as error:
+                if len(kinds) == 1 or not (isinstance(error, NotFound) or "not supported" in str(error)
+                                           or "invalid reference format" in str(error)):
+                    raise
+            else:
+                if size and kind != "container":
+                    self.warn("WARNING: --size ignored for %s" % kind)
+                return text
+        raise DockerError("Error: No such object: " + name)
+
+
+_GO_ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm",
+                     "armv6l": "arm", "i686": "386", "i386": "386", "ppc64le": "ppc64le", "s390x": "s390x",
+                     "riscv64": "riscv64"}
+
+
+def _with_components(server):
+    """An engine's version with the component `Engine`, which some engines leave out."""
+    components = server.get("Components") or []
+    if any(isinstance(part, dict) and part.get("Name") == "Engine" for part in components):
+        return server
+    details = {key: str(server.get(key, "")).lower() if key == "Experimental" else server.get(key, "") for key in (
+        "ApiVersion", "MinAPIVersion", "GitCommit", "GoVersion", "Os", "Arch", "BuildTime", "Experimental",
+        "KernelVersion")}
+    return dict(server, Components=components + [{"Name": "Engine", "Version": server.get("Version", ""),
+                                                  "Details": details}])
+
+
+def _version_text(client, server):
+    """The two blocks of `version`."""
+    api = client["ApiVersion"]
+    if version_tuple(api) < version_tuple(API_VERSION):
+        api += " (downgraded from %s)" % API_VERSION
+    lines = [("Client: " + client["Platform"]["Name"],), (" Version:", client["Version"]), (" API version:", api),
+             (" Python version:", client["PythonVersion"]), (" OS/Arch:", "%(Os)s/%(Arch)s" % client),
+             (" Context:", client["Context"])]
+    if server:
+        lines += [("",), (("Server: " + ((server.get("Platform") or {}).get("Name") or "")).rstrip(),)]
+        for part in _with_components(server)["Components"]:
+            lines.append((" %s:" % part.get("Name"),))
+            lines += _engine_lines(part) if part.get("Name") == "Engine" else [
+                ("  Version:", part.get("Version") or "")] + [
+                ("  %s:" % key, str(value)) for key, value in sorted((part.get("Details") or {}).items())]
+    return columns(lines, 20, 1)
+
+
+def _engine_lines(engine):
+    details = engine.get("Details") or {}
+    built = details.get("BuildTime") or ""
+    try:
+        # ANSI C form, in the time zone that the engine names
+        built = time.strftime("%a %b %e %H:%M:%S %Y", time.gmtime(parse_rfc3339(built)))
+    except ValueError:
+        pass
+    return [("  Version:", engine.get("Version") or ""),
+            ("  API version:", "%s (minimum version %s)" % (details.get("ApiVersion"), details.get("MinAPIVersion"))),
+            ("  Go version:", details.get("GoVersion") or ""), ("  Git commit:", details.get("GitCommit") or ""),
+            ("  Built:", built), ("  OS/Arch:", "%s/%s" % (details.get("Os"), details.get("Arch"))),
+            ("  Experimental:", str(details.get("Experimental")))]
+
+
+def info_text(info: dict, user: str = "") -> str:
+    """The engine's half of `info`."""
+    def bool_text(key):
+        return "true" if info.get(key) else "false"
+
+    def version(key):
+        return (info.get(key) or {}).get("ID", "")
+    lines = [" Containers: %s" % (info.get("Containers") or 0)]
+    lines += ["  %s: %s" % (key, info.get("Containers" + key) or 0) for key in ("Running", "Paused", "Stopped")]
+    lines += [" Images: %s" % (info.get("Images") or 0)]
+    lines += _optional(info, ("Server Version", "ServerVersion"), ("Storage Driver", "Driver"))
+    lines += ["  %s: %s" % tuple(pair) for pair in info.get("DriverStatus") or ()]
+    lines += _optional(info, ("Logging Driver", "LoggingDriver"), ("Cgroup Driver", "CgroupDriver"),
+                       ("Cgroup Version", "CgroupVersion"))
+    plugins = info.get("Plugins") or {}
+    lines.append(" Plugins:")
+    for key in ("Volume", "Network", "Authorization", "Log"):
+        if plugins.get(key) or key in ("Volume", "Network", "Log"):
+            lines.append("  %s: %s" % (key, " ".join(plugins.get(key) or ())))
+    for title, key, item in ((" CDI spec directories:", "CDISpecDirs", "  %s"), ):
+        if info.get(key):
+            lines += [title] + [item % value for value in info[key]]
+    lines += _swarm_lines(info.get("Swarm") or {})
+    if info.get("Runtimes"):
+        lines.append(" Runtimes: " + " ".join(sorted(info["Runtimes"])))
+        lines.append(" Default Runtime: %s" % (info.get("DefaultRuntime") or ""))
+    if info.get("OSType") == "linux":
+        lines += _optional(info, ("Init Binary", "InitBinary"))
+        lines += [" %s version: %s" % (name, version(key)) for name, key in (
+            ("containerd", "ContainerdCommit"), ("runc", "RuncCommit"), ("init", "InitCommit"))]
+        lines += _security_lines(info.get("SecurityOptions") or ())
+    lines += _optional(info, ("Kernel Version", "KernelVersion"), ("Operating System", "OperatingSystem"),
+                       ("OSType", "OSType"), ("Architecture", "Architecture"))
+    lines += [" CPUs: %s" % (info.get("NCPU") or 0), " Total Memory: " + format_binary_size(info.get("MemTotal") or 0)]
+    lines += _optional(info, ("Name", "Name"), ("ID", "ID"))
+    lines += [" Docker Root Dir: %s" % (info.get("DockerRootDir") or ""), " Debug Mode: " + bool_text("Debug")]
+    if info.get("Debug"):
+        lines += ["  %s: %s" % (name, info.get(key)) for name, key in (
+            ("File Descriptors", "NFd"), ("Goroutines", "NGoroutines"), ("System Time", "SystemTime"),
+            ("EventsListeners", "NEventsListener"))]
+    lines += _optional(info, ("HTTP Proxy", "HttpProxy"), ("HTTPS Proxy", "HttpsProxy"), ("No Proxy", "NoProxy"))
+    lines += [" Username: " + user] * bool(user)
+    lines += _listed(" Labels:", info.get("Labels"))
+    lines.append(" Experimental: " + bool_text("ExperimentalBuild"))
+    registries = info.get("RegistryConfig") or {}
+    insecure = [name for name, index in sorted((registries.get("IndexConfigs") or {}).items())
+                if not index.get("Secure")]
+    lines += _listed(" Insecure Registries:", insecure + (registries.get("InsecureRegistryCIDRs") or []))
+    lines += _listed(" Registry Mirrors:", registries.get("Mirrors"))
+    lines.append(" Live Restore Enabled: " + bool_text("LiveRestoreEnabled"))
+    lines += _optional(info, ("Product License", "ProductLicense"))
+    if info.get("DefaultAddressPools"):
+        lines.append(" Default Address Pools:")
+        lines += ["   Base: %s, Size: %s" % (pool.get("Base"), pool.get("Size")) for pool in info["DefaultAddressPools"]]
+    return "".join(line + "\n" for line in lines + [""])
+
+
+def _optional(info, *pairs):
+    return [" %s: %s" % (title, info[key]) for title, key in pairs if info.get(key)]
+
+
+def _listed(title, values):
+    return [title] + ["  %s" % value for value in values] if values else []
+
+
+def _security_lines(options):
+    lines = [" Security Options:"] if options else []
+    for option in options:
+        for at, (key, _, value) in enumerate(part.partition("=") for part in str(option).split(",")):
+            lines.append("  " + value if key == "name" else "   %s: %s" % (key.title(), value))
+    return lines
+
+
+def _swarm_lines(swarm):
+    lines = [" Swarm: %s" % (swarm.get("LocalNodeState") or "")]
+    if swarm.get("LocalNodeState") in (None, "", "inactive", "locked"):
+        return lines
+    lines.append("  NodeID: %s" % swarm.get("NodeID"))
+    lines += ["  Error: %s" % swarm["Error"]] if swarm.get("Error") else []
+    lines.append("  Is Manager: %s" % ("true" if swarm.get("ControlAvailable") else "false"))
+    cluster = swarm.get("Cluster") or {}
+    if cluster and swarm.get("ControlAvailable"):
+        lines += _cluster_lines(swarm, cluster, cluster.get("Spec") or {})
+    lines.append("  Node Address: %s" % swarm.get("NodeAddr"))
+    managers = sorted(manager.get("Addr", "") for manager in swarm.get("RemoteManagers") or ())
+    return lines + (["  Manager Addresses:"] + ["   " + address for address in managers] if managers else [])
+
+
+def _cluster_lines(swarm, cluster, spec):
+    raft, authority = spec.get("Raft") or {}, spec.get("CAConfig") or {}
+    seconds = (spec.get("Dispatcher") or {}).get("HeartbeatPeriod", 0) / 1e9
+    lines = ["  ClusterID: %s" % cluster.get("ID"), "  Managers: %s" % swarm.get("Managers"),
+             "  Nodes: %s" % swarm.get("Nodes")]
+    lines += ["  Default Address Pool: %s  " % "  ".join(cluster["DefaultAddrPool"]),
+              "  SubnetSize: %s" % cluster.get("SubnetSize")] if cluster.get("DefaultAddrPool") else []
+    lines += ["  Data Path Port: %s" % cluster["DataPathPort"]] if cluster.get("DataPathPort") else []
+    retention = (spec.get("Orchestration") or {}).get("TaskHistoryRetentionLimit")
+    lines += ["  Orchestration:", "   Task History Retention Limit: %s" % (5 if retention is None else retention)]
+    lines += ["  Raft:", "   Snapshot Interval: %s" % raft.get("SnapshotInterval"),
+              "   Number of Old Snapshots to Retain: %s" % raft["KeepOldSnapshots"] if raft.get("KeepOldSnapshots")
+              is not None else "", "   Heartbeat Tick: %s" % raft.get("HeartbeatTick"),
+              "   Election Tick: %s" % raft.get("ElectionTick")]
+    lines += ["  Dispatcher:", "   Heartbeat Period: " + format_duration(seconds).lower(), "  CA Configuration:",
+              "   Expiry Duration: " + format_duration(authority.get("NodeCertExpiry", 0) / 1e9).lower(),
+              "   Force Rotate: %s" % authority.get("ForceRotate", 0)]
+    lines += ["  Autolock Managers: %s" % ("true" if (spec.get("EncryptionConfig") or {}).get("AutoLockManagers") else
+                                           "false"), "  Root Rotation In Progress: %s" % (
+                                               "true" if cluster.get("RootRotationInProgress") else "false")]
+    return [line for line in lines if line]
+
+
+class DockerCli(ImageCommands, ContainerCommands, SystemCommands):
+    """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
+
+
+# ======================================================================================================================
+# 16  main
+# ======================================================================================================================
+
+_LOG_LEVELS = ("panic", "fatal", "error", "warn", "warning", "info", "debug", "trace")
+
+
+def program_name(argv0: str) -> str:
+    """What the program calls itself: `docker` where it was started under that name, else `pydock`."""
+    return "docker" if os.path.basename(argv0 or "").partition(".")[0] == "docker" else "pydock"
+
+
+def main(argv=None) -> int:
+    """Run a command line (default: the process's own) and return its exit status."""
+    argv = sys.argv if argv is None else argv
+    cli = None
+    try:
+        cli = _prepare(argv)
+        if cli:
+            cli.cmd(*cli.args)
+        _flush(sys.stdout)
+        return 0
+    except StatusError as error:
+        return _end(cli, error.status, error.status_code)
+    except DockerError as error:
+        return _end(cli, str(error), 1)
+    except KeyboardInterrupt:
+        return _die_of("SIGINT")
+    except BrokenPipeError:
+        return _die_of("SIGPIPE")
+    except OSError as error:
+        return _end(cli, path_error_text(error), 1)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if cli and cli.debug:
+            raise
+        return _end(cli, "the engine's answer makes no sense, or this is a bug in pydock (-D shows where): %s: %s" % (
+            type(error).__name__, error), 1)
+    finally:
+        if cli:
+            cli.close()
+
+
+def _prepare(argv):
+    """Stage one: the global flags and the endpoint; a DockerCli with the rest in `args`, or None if all is said."""
+    name = program_name(argv[0])
+    flags = FlagSet(GLOBAL_FLAGS)
+    try:
+        opts = flags.parse(argv[1:], interspersed=False)
+    except UsageError as error:
+        raise UsageError("%s\n\nUsage:  %s [OPTIONS] COMMAND [ARG...]\n\nRun '%s --help' for more information" % (
+            error, name, name), 125)
+    cli = DockerCli(sys.stdin, sys.stdout, sys.stderr, name=name, debug=opts.debug)
+    cli.args = opts.args
+    if opts.help:
+        if opts.help == "-h":
+            cli.warn("Flag shorthand -h has been deprecated, use --help")
+        cli.show_help((), sys.stdout)
+        cli.args = None
+        return _flush(sys.stdout)
+    if opts.version:
+        cli.print("Docker version %s, build pydock-%s" % (DOCKER_LEVEL, __version__))
+        return _flush(sys.stdout)
+    if opts.log_level.lower() not in _LOG_LEVELS:
+        raise DockerError("Unable to parse logging level: " + opts.log_level)
+    if opts.daemon:
+        raise DockerError("this pydock has no daemon: start an engine, and name it with -H")
+    if len(opts.host) > 1:
+        raise DockerError("Please specify only one -H")
+    cli._config = ConfigFile.load(opts.config)
+    try:
+        given = {flag: getattr(opts, flag) for flag in ("tls", "tlsverify") if flag in opts.given}
+        cli.endpoint = resolve_endpoint(cli.config, opts.host, opts.context, tlscacert=opts.tlscacert,
+                                        tlscert=opts.tlscert, tlskey=opts.tlskey, **given)
+    except DockerError as error:
+        if opts.context and opts.host:
+            raise
+        cli.endpoint = Endpoint(error=error)    # only a command that needs an engine fails
+    return cli
+
+
+def _flush(stream):
+    stream.flush()
+
+
+def _end(cli, text, status):
+    """Say what went wrong, after all that went right."""
+    try:
+        _flush(sys.stdout)
+    except OSError:
+        pass
+    if text:
+        if cli:
+            cli.warn(text)
+        else:
+            _write(sys.stderr, text + "\n")
+            sys.stderr.flush()
+    return status
+
+
+def _die_of(name):
+    """End as the shell expects of a process that a signal ended."""
+    import signal
+    number = getattr(signal, name)
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)    # what is still buffered has nowhere to go
+    except OSError:
+        pass
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
