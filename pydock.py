@@ -344,7 +344,16 @@ def go_json_error(error: ValueError) -> str:
     return "invalid character %s looking for beginning of value" % _go_char(text[at])
 
 
+def json_kind(value) -> str:
+    """What Go calls a decoded JSON value in its complaints."""
+    for kind, word in ((bool, "bool"), (str, "string"), ((int, float), "number"), (list, "array"), (dict, "object")):
+        if isinstance(value, kind):
+            return word
+    return "null"
+
+
 def _go_char(char):
+    char = char.encode("utf-8", "surrogateescape")[:1].decode("latin-1")
     return "'\\''" if char == "'" else "'\"'" if char == '"' else "'" + go_quote(char)[1:-1] + "'"
 
 
@@ -354,27 +363,75 @@ def _go_char(char):
 
 
 class TemplateError(DockerError):
-    pass
+    """A template that cannot be parsed or executed, in the words of Go's text/template."""
 
 
-class Row(dict):
-    def __init__(self, columns_of, row):
-        super().__init__((k, v[1](row)) for k, v in columns_of.items())
+class Row:
+    """A row of a list as a template sees it: fields that are computed when they are asked for.
+
+    `columns_of` is {field: (heading, function of the item)}.
+    """
+
+    def __init__(self, columns_of: dict, item):
+        self.columns_of = columns_of
+        self.item = item
+
+    def __getitem__(self, field):
+        return self.columns_of[field][1](self.item)
+
+    def to_json(self) -> dict:
+        """All fields, by name."""
+        return {field: self[field] for field in sorted(self.columns_of)}
 
 
 class Template:
-    def __init__(self, text, name=""):
-        self.text = text
+    """A Go template of plain fields: text, `{{.Field.Field}}`, `{{json .}}` and `{{json .Field}}`.
 
-    def execute(self, value):
-        def one(m):
-            if m.group(1) == "json .":
-                return compact_json(value)
-            v = value
-            for part in m.group(1).strip(".").split("."):
-                v = v[part]
-            return str(v)
-        return re.sub(r"\{\{(.*?)\}\}", one, self.text)
+    TemplateError for any other action.
+    """
+
+    def __init__(self, text: str, name: str = ""):
+        self.name = name
+        self.parts = []                 # text, or (path, whether as JSON)
+        for i, part in enumerate(re.split(r"\{\{(.*?)\}\}", text)):
+            match = i % 2 and re.match(r"\s*(json\s+)?(\.|(?:\.\w+)+)\s*\Z", part)
+            if i % 2 and not match or not i % 2 and "{{" in part:
+                raise TemplateError("template: %s:1: only plain fields and json are understood: {{%s" % (name, part))
+            self.parts.append((match.group(2).strip(".").split("."), bool(match.group(1)), match.group(2)) if match else
+                              part)
+
+    def execute(self, value) -> str:
+        """The text for `value`, a Row or decoded JSON; TemplateError for a field that is not there."""
+        return "".join([part if isinstance(part, str) else self._field(value, *part) for part in self.parts])
+
+    def _field(self, value, path, as_json, text):
+        for name in path:
+            if name:
+                try:
+                    value = value[name]
+                except (KeyError, TypeError, IndexError):
+                    raise TemplateError('template: %s:1:2: executing %s at <%s>: map has no entry for key %s' % (
+                        self.name, go_quote(self.name), text, go_quote(name)))
+        if as_json:
+            return go_json(value.to_json() if isinstance(value, Row) else value)
+        return value if isinstance(value, str) else go_text(value)
+
+
+def go_json(value) -> str:
+    """JSON as Go's encoder writes it: keys sorted, and what HTML would mind escaped."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, "\\u%04x" % ord(char))
+    return text
+
+
+def go_text(value) -> str:
+    """A decoded JSON value as Go prints it."""
+    if isinstance(value, dict):
+        return "map[%s]" % " ".join("%s:%s" % (key, go_text(value[key])) for key in sorted(value))
+    if isinstance(value, list):
+        return "[%s]" % " ".join(map(go_text, value))
+    return "<nil>" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 # ======================================================================================================================
@@ -563,6 +620,11 @@ class ConfigFile:
     file; `save` writes it back with all keys that this program does not know.
     """
 
+    _KINDS = dict({"auths": (dict, "map[string]types.AuthConfig"), "HttpHeaders": (dict, "map[string]string"),
+                   "credHelpers": (dict, "map[string]string"), "aliases": (dict, "map[string]string")},
+                  **{key: (str, "string") for key in ("credsStore", "currentContext", "detachKeys", "psFormat",
+                                                      "imagesFormat", "networksFormat", "volumesFormat", "statsFormat")})
+
     def __init__(self, directory: str = ""):
         self.directory = directory or default_config_directory()
         self.path = os.path.join(self.directory, "config.json")
@@ -577,6 +639,8 @@ class ConfigFile:
         config = cls(directory)
         try:
             config._read()
+        except IsADirectoryError:
+            config.warning = "Error parsing config file (%s): read %s: is a directory" % (config.path, config.path)
         except OSError as error:
             config.warning = "Error loading config file: " + path_error_text(error)
         except ValueError as error:
@@ -592,21 +656,31 @@ class ConfigFile:
             if "DOCKER_CONFIG" not in os.environ and self.directory == default_config_directory():
                 self._read_legacy(os.path.join(os.path.expanduser("~"), ".dockercfg"))
             return
+        if not text.strip():
+            return
         try:
-            data = json.loads(text)
+            data = json.JSONDecoder().raw_decode(text, len(text) - len(text.lstrip()))[0]
         except ValueError as error:
-            raise ValueError(go_json_error(error))
-        if not isinstance(data, dict):
-            raise ValueError("it holds no JSON object")
-        self.data = data
-        for key, kind in (("auths", dict), ("credHelpers", dict), ("HttpHeaders", dict), ("credsStore", str),
-                          ("currentContext", str)):
-            if not isinstance(self.get(key, kind()), kind):
-                raise ValueError('"%s" must be %s' % (key, "an object" if kind is dict else "a string"))
+            reason = go_json_error(error)
+            raise ValueError("unexpected EOF" if reason == "unexpected end of JSON input" else reason)
+        if data is not None and not isinstance(data, dict):
+            raise ValueError("json: cannot unmarshal %s into Go value of type configfile.ConfigFile" % json_kind(data))
+        self.data = data or {}
         self._read_auths(self.get("auths", {}))
+        for key, value in self.data.items():
+            wanted = next((kind for name, kind in self._KINDS.items() if name.lower() == key.lower()), None)
+            if wanted and value is not None and not isinstance(value, wanted[0]):
+                raise ValueError("json: cannot unmarshal %s into Go struct field ConfigFile.%s of type %s" % (
+                    json_kind(value), key, wanted[1]))
+        for name, value in self.get("HttpHeaders", {}).items():
+            if not isinstance(value, str):
+                raise ValueError("json: cannot unmarshal %s into Go struct field ConfigFile.HttpHeaders of type string" %
+                                 json_kind(value))
 
     def _read_auths(self, entries):
         for server, entry in entries.items():
+            if entry is None:
+                continue
             if not isinstance(entry, dict):
                 raise ValueError('the credentials of "%s" must be an object' % server)
             auth = AuthConfig(**{k.lower(): v for k, v in entry.items() if isinstance(v, str)})
@@ -654,11 +728,10 @@ class ConfigFile:
     _from_environment = frozenset()
 
     def get(self, key: str, default=None):
-        """A value of the file; keys are found as Go finds them, in any case."""
-        if key in self.data:
-            return self.data[key] if self.data[key] is not None else default
+        """A value of the file, or `default` where there is none of its type; keys are found in any case, as Go does."""
         for name, value in self.data.items():
-            if name.lower() == key.lower() and value is not None:
+            if name.lower() == key.lower() and value is not None and (
+                    default is None or isinstance(value, type(default))):
                 return value
         return default
 
@@ -669,15 +742,19 @@ class ConfigFile:
         """
         text = os.environ.get("DOCKER_CUSTOM_HEADERS", "").strip()
         if not text:
-            return {str(k): str(v) for k, v in self.get("HttpHeaders", {}).items() if k.lower() != "user-agent"}
+            return {name: value if isinstance(value, str) else "" for name, value in self.get("HttpHeaders", {}).items()
+                    if name.lower() != "user-agent"}
         import csv
         headers = {}
+        variable = "custom headers from DOCKER_CUSTOM_HEADERS environment variable: "
+        if text.count('"') % 2:
+            raise DockerError("Failed to initialize: failed to parse %svalue must be formatted as comma-separated "
+                              "key=value pairs" % variable)
         for pair in next(csv.reader([text]), []):
             name, equals, value = pair.partition("=")
             if not equals or not name.strip():
                 raise DockerError(
-                    "Failed to initialize: failed to set custom headers from DOCKER_CUSTOM_HEADERS environment "
-                    "variable: " + ("value contains a key=value pair with an empty key: '%s'" % pair if equals else
+                    "Failed to initialize: failed to set " + variable + ("value contains a key=value pair with an empty key: '%s'" % pair if equals else
                                     "missing \"=\" in key=value pair: '%s'" % pair))
             headers[name.strip()] = value
         return headers
@@ -696,7 +773,7 @@ class ConfigFile:
             auths[server] = entry
         data = {"auths": auths}
         data.update((k, v) for k, v in self.data.items() if k.lower() not in ("auths", "credsstore"))
-        store = self.get("credsStore") or self._detected
+        store = self.get("credsStore", "") or self._detected
         if store:
             data["credsStore"] = store
         if not os.path.isdir(self.directory):
@@ -713,8 +790,8 @@ class ConfigFile:
         """
         if server in self._from_environment:
             return None
-        suffix = self.get("credHelpers", {}).get(server) or self.get("credsStore")
-        if not suffix and not self.auths and not self.get("credHelpers") and not self._detected:
+        suffix = self.get("credHelpers", {}).get(server) or self.get("credsStore", "")
+        if not suffix and not self.auths and not self.get("credHelpers", {}) and not self._detected:
             self._detected = _detect_helper()
         suffix = suffix or self._detected
         return CredentialHelper(suffix, detected=suffix == self._detected) if suffix else None
@@ -728,7 +805,9 @@ class ConfigFile:
         index = index or INDEX_SERVER
         helper = self.helper(index)
         if helper:
-            return helper.get(index)
+            auth = helper.get(index)
+            auth.email = self.auths.get(index, AuthConfig()).email
+            return auth
         if index in self.auths or index == INDEX_SERVER:
             return self.auths.get(index, AuthConfig())
         wanted = registry_hostname(index)
@@ -895,8 +974,9 @@ class Endpoint:
         self.proto, _, rest = host.partition("://")
         self.address, self.prefix, self.user = rest, "", ""
         if self.proto == "tcp":
-            parts = urlsplit(host)
-            self.address, self.prefix = (parts.hostname or "localhost", parts.port), parts.path.rstrip("/")
+            authority, slash, path = rest.partition("/")
+            name, _, port = authority.rpartition(":")
+            self.address, self.prefix = (name.strip("[]"), int(port)), (slash + path).rstrip("/")
         elif self.proto == "ssh":
             parts = urlsplit(host)
             self.user, self.address = parts.username or "", (parts.hostname, parts.port)
@@ -946,28 +1026,31 @@ def parse_host(text: str, tls: bool = False) -> str:
 
 
 def _parse_tcp_host(rest, tls):
-    bad = DockerError("unable to resolve docker endpoint: invalid bind address format: " + rest)
-    if "://" in rest:
-        raise DockerError("unable to resolve docker endpoint: invalid proto, expected tcp: " + rest)
-    authority, slash, path = rest.partition("/")
+    wrong = "unable to resolve docker endpoint: "
+    if rest.startswith("tcp://"):
+        rest = rest[len("tcp://"):]
+    authority, slash, path = re.match(r"[^?#]*", rest).group().partition("/")
     authority = authority.rpartition("@")[2]
-    match = re.match(r"(\[[^]]*\]|[^:]*)(?::(.*))?\Z", authority)
-    if not match or re.search(r"[\s?#]", rest):
-        raise bad
-    host, port = match.groups()
-    if host.startswith("["):
-        if not port:
-            raise bad                   # as docker has it: a bracketed address names its port
-        try:
-            socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
-        except OSError:
-            raise bad
+    match = re.match(r"(\[[^]]*\]|[^:[]*)(?::(.*))?\Z", authority)
+    bad_character = re.search(r"[\s<>\"\\^`{|}]", authority)
+    if bad_character:
+        raise DockerError('%sparse "tcp://%s": invalid character %s in host name' % (
+            wrong, rest, go_quote(bad_character.group())))
+    if "[" in authority and "]" not in authority:
+        raise DockerError('%sparse "tcp://%s": missing \']\' in host' % (wrong, rest))
+    host, port = match.groups() if match else ("", "")
+    if not match or host.startswith("[") and (not port or not _is_ipv6(host[1:-1])):
+        raise DockerError(wrong + "invalid bind address format: " + rest)   # a bracketed address names its port
     if port and not (port.isdigit() and is_ascii(port)):
-        raise DockerError('unable to resolve docker endpoint: parse "tcp://%s": invalid port ":%s" after host' % (
-            rest, port))
-    if port and not 0 < int(port) < 65536:
-        raise bad
+        raise DockerError('%sparse "tcp://%s": invalid port ":%s" after host' % (wrong, rest, port))
     return "tcp://%s:%s%s%s" % (host or "localhost", port or (TLS_PORT if tls else TCP_PORT), slash, path)
+
+
+def _is_ipv6(text):
+    try:
+        return bool(socket.inet_pton(socket.AF_INET6, text.partition("%")[0]))
+    except OSError:
+        return False
 
 
 def _parse_ssh_host(text):
@@ -1017,13 +1100,16 @@ def load_context(config: ConfigFile, name: str) -> Endpoint:
     try:
         with open(path, encoding="utf-8") as file:
             docker = json.load(file)["Endpoints"]["docker"]
-            host, skip_verify = docker["Host"], bool(docker.get("SkipTLSVerify"))
+            host, skip_verify = docker["Host"] + "", bool(docker.get("SkipTLSVerify"))
     except FileNotFoundError as error:
         raise DockerError(wrong + "context not found: " + path_error_text(error))
     except OSError as error:
         raise DockerError(wrong + path_error_text(error))
+    except json.JSONDecodeError as error:
+        reason = go_json_error(error)
+        raise DockerError("%sparsing %s: %s" % (wrong, path, reason.replace("EOF", "unexpected end of JSON input")))
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise DockerError(wrong + "%s describes no docker endpoint" % path)
+        raise DockerError("unable to resolve docker endpoint: cannot find docker endpoint in context")
     folder = os.path.join(context_directory(config.directory, "tls", name), "docker")
     tls = find_tls_files([os.path.join(folder, file_name) for file_name in ("ca.pem", "cert.pem", "key.pem")],
                          not skip_verify)
@@ -1043,7 +1129,7 @@ def resolve_endpoint(config: ConfigFile, hosts=(), context: str = "", tls: bool 
         raise DockerError("conflicting options: cannot specify both --host and --context")
     host = hosts[0] if hosts else environ.get("DOCKER_HOST", "")
     if not context and not host:
-        context = environ.get("DOCKER_CONTEXT") or config.get("currentContext") or ""
+        context = environ.get("DOCKER_CONTEXT") or config.get("currentContext", "")
     try:
         if context and context != DEFAULT_CONTEXT:
             return load_context(config, context)
@@ -1085,6 +1171,7 @@ class _Tap(io.RawIOBase):
         self.wire = wire
         self.stopped = self.at_end = False
         self.taken = 0
+        self.last = b""
 
     def readable(self):
         return True
@@ -1095,6 +1182,7 @@ class _Tap(io.RawIOBase):
         count = self.wire.recv_into(buffer)
         self.taken += count
         self.at_end = not count
+        self.last = bytes(buffer[:count]) or self.last
         if self.taken > _HEAD_LIMIT:
             raise http.client.HTTPException("the head of the answer does not end")
         return count
@@ -1273,6 +1361,8 @@ def _dial_unix(endpoint):
 
 def _dial_tcp(endpoint):
     context = tls_context(endpoint.tls) if endpoint.tls else None
+    if endpoint.address[1] > 65535:
+        raise OSError("address %d: invalid port" % endpoint.address[1])
     sock = socket.create_connection(endpoint.address, CONNECT_TIMEOUT)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -1308,14 +1398,26 @@ def tls_context(tls: TlsSettings):
         try:
             context.load_cert_chain(tls.cert, tls.key, _no_password)
         except (ssl.SSLError, ValueError) as error:
-            raise DockerError("Failed to initialize: failed to retrieve context tls info: %s and %s are no pair of "
-                              "certificate and key (%s)" % (tls.cert, tls.key, getattr(error, "reason", error)))
+            raise DockerError("Failed to initialize: " + _certificate_complaint(tls, error))
     return context
 
 
+def _certificate_complaint(tls, error):
+    """What is wrong with a pair of certificate and key."""
+    for path, words in ((tls.cert, "failed to retrieve context tls info: tls: failed to find any PEM data in certificate "
+                         "input"), (tls.key, "no valid private key found")):
+        with open(path, "rb") as file:
+            if b"-----BEGIN" not in file.read():
+                return words
+    if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+        return "failed to retrieve context tls info: tls: private key does not match public key"
+    return "failed to retrieve context tls info: %s or %s cannot be used: %s" % (
+        tls.cert, tls.key, getattr(error, "reason", None) or error)
+
+
 def _no_password():
-    raise DockerError("Failed to initialize: failed to retrieve context tls info: private key is encrypted - support "
-                      "for encrypted private keys has been removed, see https://docs.docker.com/go/deprecated/")
+    raise DockerError("Failed to initialize: private key is encrypted - support for encrypted private keys has been "
+                      "removed, see https://docs.docker.com/go/deprecated/")
 
 
 def _dial_ssh(endpoint):
@@ -1378,6 +1480,7 @@ class Body:
         self._held = len(ahead)         # received bytes that were not handed out yet
         self._sizes = {}                # the chunk heads seen so far; engines repeat a few sizes
         self._in_chunk = False          # a chunk has begun, and the line end behind it is to come
+        self._last_head, self._last_size = b"", 0
         self.done = not self._chunked and self._left == 0
 
     def __enter__(self):
@@ -1432,17 +1535,57 @@ class Body:
 
     def copy_to(self, descriptor: int) -> int:
         """Write the body to a file descriptor; the number of bytes. OSError from writing passes through."""
+        if _splices(self._wire, descriptor):
+            return self._splice_to(descriptor)
         total = 0
         for pieces in self.spans():
             total += write_pieces(descriptor, pieces)
         return total
 
+    def _splice_to(self, descriptor):
+        """`copy_to` for a pipe: the kernel hands large chunks from the socket to the pipe without copying them."""
+        total, sock = 0, self._wire.fileno()
+        again, size = b"", 0            # the line end of a chunk and a head like the last one; that one's size
+        while not self.done:
+            wanted = MIB if self._left is None else self._left
+            if wanted and not self._held:
+                try:
+                    count = os.splice(sock, descriptor, wanted)
+                except OSError as error:
+                    if error.errno in (errno.EPIPE, errno.EAGAIN):
+                        raise
+                    raise ConnectionFailed("the connection broke: " + os_error_text(error))
+                if not count and self._left is not None:
+                    raise ConnectionFailed("unexpected EOF")
+                total += count
+                if self._left is None:
+                    self.done = not count
+                else:
+                    self._left -= count
+                    self.done = not self._left and not self._chunked
+                continue
+            # no more than a head as long as the last one and its line ends, so that the payload stays in the socket
+            if not self._receive(len(again) or 8):
+                break
+            if self._held == len(again) and self._buffer.startswith(again):
+                self._left, self._held = size, 0
+                continue
+            pieces, used = (self._split if self._chunked else self._plain)(self._buffer, self._view, self._held)
+            total += write_pieces(descriptor, pieces)
+            rest = self._held - used
+            self._buffer[:rest] = self._buffer[used:self._held]
+            self._held = rest
+            if self._in_chunk and not rest:
+                size = self._last_size
+                again = b"\r\n%s\r\n" % self._last_head
+        return total
+
     # -- framing -------------------------------------------------------------------------------------------------------
 
-    def _receive(self):
-        """Take more from the wire, behind what is held; False at a rightful end."""
+    def _receive(self, most=None):
+        """Take more from the wire (`most` bytes at the most), behind what is held; 0 at a rightful end."""
         try:
-            count = self._wire.recv_into(self._view[self._held:])
+            count = self._wire.recv_into(self._view[self._held:most and self._held + most])
         except OSError as error:
             raise ConnectionFailed("the connection broke: " + os_error_text(error))
         if count:
@@ -1506,6 +1649,7 @@ class Body:
                 break
             at, left = line_end + 2, size
             self._in_chunk = True
+            self._last_head, self._last_size = head, size
         self._left = left
         return pieces, at
 
@@ -1529,6 +1673,19 @@ class Body:
         if held - at > 65536:
             raise ConnectionFailed("header line too long")
         return at
+
+
+def _splices(wire, descriptor):
+    """Whether os.splice works from a wire to a descriptor, and pays: into a pipe, which is made as large as allowed."""
+    import stat
+    if not hasattr(os, "splice") or isinstance(wire, TlsWire) or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return False
+    import fcntl
+    try:
+        fcntl.fcntl(descriptor, 1031, MIB)      # F_SETPIPE_SZ
+    except OSError:
+        pass                            # it stays as large as it is
+    return not fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_NONBLOCK
 
 
 def write_pieces(descriptor: int, pieces) -> int:
@@ -1797,8 +1954,11 @@ def platform_json(platform: str) -> str:
     """`linux/arm64/v8` as the JSON object that later endpoints take; empty for none."""
     if not platform:
         return ""
-    names = dict(zip(("os", "architecture", "variant"), platform.split("/")))
+    names = dict(zip(("os", "architecture", "variant"), platform.lower().split("/")))
     return compact_json({name: names[name] for name in ("architecture", "os", "variant") if name in names})
+
+
+_HUNG_UP = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 
 
 class Client:
@@ -1866,8 +2026,8 @@ class Client:
         for method in ("HEAD", "GET"):
             try:
                 with self._exchange(method, "/_ping", {}, None, None, PING_TIMEOUT) as answer:
-                    found = answer.headers
-                    if answer.status in (200, 500):
+                    found, status = answer.headers, answer.status
+                    if status in (200, 500):
                         answer.read(ERROR_BODY_LIMIT)
                         break
             except ConnectionFailed:
@@ -1881,7 +2041,7 @@ class Client:
                        "experimental": found.get("Docker-Experimental", "").lower() == "true"}
         theirs = self.engine["api_version"]
         if not theirs:
-            theirs = self._version_of_old_engine()
+            theirs = self._version_of_old_engine() if status == 200 else API_VERSION
         self._version = min(theirs, API_VERSION, key=version_tuple)
 
     def _version_of_old_engine(self):
@@ -1907,12 +2067,15 @@ class Client:
             value = json.loads(data.decode("utf-8", "replace"))
         except ValueError as error:
             raise ConnectionFailed(go_json_error(error))
+        except RecursionError:
+            raise ConnectionFailed("exceeded max depth")
         if expect and not isinstance(value, expect):
             if value is None:
                 return expect()
-            raise ConnectionFailed("the engine answered %s %s with %s where %s was expected" % (
-                method, path, "an object" if isinstance(value, dict) else type(value).__name__,
-                "an object" if expect is dict else "a list"))
+            raise ConnectionFailed("the engine answered %s %s with JSON of type %s where %s was expected" % (
+                method, path, json_kind(value), json_kind(expect())))
+        if expect is list and not all(isinstance(item, dict) for item in value):
+            raise ConnectionFailed("the engine answered %s %s with a list that holds more than objects" % (method, path))
         return value
 
     def text(self, path: str, query: dict = None) -> str:
@@ -1927,6 +2090,10 @@ class Client:
         `body` is an object for JSON, or an open binary file or an iterable of bytes, of `length` bytes if known.
         """
         answer = self._exchange(method, self._target(path), query, body, headers, self.timeout, length)
+        if method != "GET" and answer.status in (301, 302, 303, 307, 308):
+            answer.close()
+            raise ConnectionFailed('error during connect: %s "%s": unexpected redirect in response' % (
+                method.title(), answer.headers.get("Location", "")))
         if answer.status >= 400:
             with answer:
                 raise self._refusal(answer, method, path, query)
@@ -1980,7 +2147,7 @@ class Client:
                 failure = self._failure(method, url, error, wire)
                 if wire:
                     wire.hang_up()
-                if wire and reused and method in ("GET", "HEAD") and not isinstance(error, socket.timeout):
+                if wire and reused and method in ("GET", "HEAD") and isinstance(error, _HUNG_UP):
                     continue
                 raise failure
             except BaseException:
@@ -2027,10 +2194,11 @@ class Client:
             if broken:
                 raise broken
             raise
-        if wire.tap.at_end:
-            raise http.client.HTTPException("unexpected EOF in the head of the answer")
-        if response.headers.defects:
-            raise http.client.HTTPException("malformed MIME header")
+        if wire.tap.at_end or response.headers.defects:
+            line = wire.tap.last.rpartition(b"\n")[2].decode("latin-1")
+            raise http.client.HTTPException(
+                "unexpected EOF" if not line and wire.tap.at_end else "malformed MIME header" + (
+                    ": missing colon: " + go_quote(line) if line and ":" not in line else ""))
         return response
 
     # -- endpoints -----------------------------------------------------------------------------------------------------
@@ -2104,15 +2272,15 @@ class Client:
             "force": "1" if force else None, "noprune": "1" if noprune else None,
             "platforms": [platform_json(platform) for platform in platforms]}, expect=list)
 
-    def get_images(self, names, platforms=()) -> Body:
+    def get_images(self, names, platform: str = "") -> Body:
         """GET /images/get: a tar archive of the named images."""
         return self.stream("GET", "/images/get", {
-            "names": list(names), "platform": [platform_json(platform) for platform in platforms]})
+            "names": list(names), "platform": platform_json(platform) or None})
 
-    def load_image(self, source, length: int = None, quiet: bool = False, platforms=()) -> Body:
+    def load_image(self, source, length: int = None, quiet: bool = False, platform: str = "") -> Body:
         """POST /images/load: send a tar archive, an open binary file or iterable of bytes; the answer's Body."""
         return self.stream("POST", "/images/load", {
-            "quiet": "1" if quiet else "0", "platform": [platform_json(platform) for platform in platforms]},
+            "quiet": "1" if quiet else "0", "platform": platform_json(platform) or None},
             body=source, headers={"Content-Type": TAR_TYPE}, length=length)
 
     # -- failures ------------------------------------------------------------------------------------------------------
@@ -2154,8 +2322,7 @@ class Client:
         request = '%s "%s"' % (method.title(), endpoint.url(url))
         if wire is None:
             return _dial_failure(endpoint, request, error)
-        ended = isinstance(error, (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError))
-        complaint = ended and wire.complaint()
+        complaint = isinstance(error, _HUNG_UP) and wire.complaint()
         if complaint:
             return ConnectionFailed("error during connect: %s: %s" % (request, complaint))
         if isinstance(error, socket.timeout):
@@ -2164,9 +2331,8 @@ class Client:
         if isinstance(error, http.client.RemoteDisconnected):
             reason = "EOF"
         elif isinstance(error, http.client.BadStatusLine):
-            reason = 'net/http: HTTP/1.x transport connection broken: malformed HTTP response %s' % go_quote(
-                error.line.rstrip("\r\n"))
-            if not endpoint.tls:
+            reason = _status_line_complaint(error.line.rstrip("\r\n"))
+            if "HTTP response" in reason and not endpoint.tls:
                 return ConnectionFailed("%s: %s.\n* Are you trying to connect to a TLS-enabled daemon without TLS?" % (
                     request, reason))
         elif isinstance(error, http.client.HTTPException):
@@ -2177,6 +2343,15 @@ class Client:
                 return ConnectionFailed("the server probably has client authentication (--tlsverify) enabled; check your "
                                         "TLS client certification settings: %s: remote error: tls: %s" % (request, reason))
         return ConnectionFailed("error during connect: %s: %s" % (request, reason))
+
+
+def _status_line_complaint(line):
+    """What is wrong with the first line of an answer."""
+    proto, blank, rest = line.partition(" ")
+    code = rest.strip(" ").partition(" ")[0]
+    wrong = ("response", line) if not blank else ("version", proto) if code.isdigit() and len(code) == 3 else (
+        "status code", code)
+    return "net/http: HTTP/1.x transport connection broken: malformed HTTP %s %s" % (wrong[0], go_quote(wrong[1]))
 
 
 def _auth_header(auth):
@@ -2209,6 +2384,8 @@ def _dial_failure(endpoint, request, error):
     if isinstance(error, socket.timeout) or error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ETIMEDOUT):
         return ConnectionFailed("Cannot connect to the Docker daemon at %s. Is the docker daemon running?" %
                                 endpoint.host)
+    if error.errno is None:
+        return ConnectionFailed("error during connect: %s: dial %s: %s" % (request, endpoint.proto, error))
     where = endpoint.address if endpoint.proto == "unix" else "%s:%s" % endpoint.address
     return ConnectionFailed("error during connect: %s: dial %s %s: connect: %s" % (
         request, endpoint.proto, where, os_error_text(error)))
@@ -2333,10 +2510,18 @@ class ProgressDisplay:
             if has_progress and not message.get("stream"):
                 out.append("\x1b[2K\r%s\r" % self._line(message, self.size()[0]))
                 return
-        elif has_progress and progress_text(detail if isinstance(detail, dict) else {}, 200):
+        elif isinstance(detail, dict) and progress_text(detail, 200):
             return
         text = message.get("stream")
-        out.append(_message_head(message) + (str(text) if text else str(message.get("status") or "") + "\n"))
+        if has_progress and not isinstance(detail, dict):
+            text = "%s %s" % (message.get("status") or "", message["progress"])
+        if not text:
+            text = message.get("status") or ""
+            if not isinstance(text, str):
+                raise ConnectionFailed("json: cannot unmarshal %s into Go struct field JSONMessage.status of type string" %
+                                       json_kind(text))
+            text += "\n"
+        out.append(_message_head(message) + str(text))
 
     def _line(self, message, columns):
         detail = message.get("progressDetail")
@@ -2394,9 +2579,9 @@ def read_password(stream, write, prompt: str) -> str:
     old = termios.tcgetattr(descriptor)
     silent = old[:]
     silent[3] &= ~termios.ECHO
-    write(prompt)
     try:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, silent)
+        write(prompt)
         line = stream.readline()
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, old)
@@ -2447,7 +2632,7 @@ def parse_filter(text: str) -> tuple:
 # The word that stands behind a flag in its table says how its value is read: (converter, whether values accumulate).
 VALUE_TYPES = {
     "": (parse_bool, False), "string": (str, False), "int": (parse_int, False),
-    "list": (str, True), "filter": (parse_filter, True),
+    "list": (str, True), "strings": (str, True), "filter": (parse_filter, True),
 }
 
 
@@ -2594,7 +2779,7 @@ class FlagSet:
 # ======================================================================================================================
 
 GLOBAL_FLAGS = '''
-      --config string      folder of the client's configuration (default ~/.docker)
+      --config string      folder of the client's configuration, ~/.docker if not given
   -c, --context string     name of the context that says which engine to use
   -D, --debug              show each request on stderr
   -d, --daemon             be the engine instead of its client
@@ -2602,9 +2787,9 @@ GLOBAL_FLAGS = '''
   -H, --host list          address of the engine
   -l, --log-level string   least severity of log lines: "debug", "info", "warn", "error" or "fatal" (default "info")
       --tls                speak TLS
-      --tlscacert string   certificate authority to trust (default ~/.docker/ca.pem)
-      --tlscert string     certificate to present (default ~/.docker/cert.pem)
-      --tlskey string      key of that certificate (default ~/.docker/key.pem)
+      --tlscacert string   certificate authority to trust, ca.pem of that folder if not given
+      --tlscert string     certificate to present, cert.pem if not given
+      --tlskey string      key of that certificate, key.pem if not given
       --tlsverify          speak TLS and verify the engine
   -v, --version            print the version
 '''
@@ -2724,7 +2909,7 @@ class Cli:
         for count in (3, 2, 1):
             method = len(args) >= count and self.get_method(*args[:count])
             if method:
-                self._words = tuple(word.lower() for word in args[:count])
+                self._words = self._canonical(tuple(word.lower() for word in args[:count]), method)
                 return method(*args[count:])
         if not args:
             return self.show_help((), self.err)
@@ -2735,6 +2920,12 @@ class Cli:
             raise StatusError("", 1)
         self._words = (group,)
         return self._run_group(group, args[1:])
+
+    def _canonical(self, words, method):
+        """The words under which help lists a command: those of its first name within the group."""
+        function = method.__func__
+        return next((other for other, known in self.commands().items()
+                     if known is function and other[:-1] == words[:-1]), words)
 
     def _run_group(self, group, args):
         opts = self.parse(args, "COMMAND", (0, None), interspersed=False)
@@ -2768,8 +2959,9 @@ class Cli:
     def cmd_help(self, *words):
         if not words:
             return self.show_help((), self.out)
-        if not self.get_method(*words) and not self.subcommands(words[0]):
-            raise StatusError("unknown help topic: " + " ".join(words), 1)
+        group = self.subcommands(words[0].lower()) and len(words) == 1
+        if not group and not self.get_method(*words):
+            raise StatusError("unknown help topic: " + words[-1], 1)
         return self.cmd(*(words + ("--help",)))
 
     def show_help(self, words, stream) -> None:
@@ -2869,10 +3061,40 @@ class Cli:
         if failures:
             raise DockerError("\n".join(failures))
 
-    def show_rows(self, rows, columns_of, shown, format_text: str = "", quiet: bool = False) -> None:
-        """Print a list as table, JSON lines or by a template.
+    def inspect(self, names, format_text: str, get) -> None:
+        """Print the objects that `get(name)` gives as JSON text; go on after a failure."""
+        raw, failures = [], []
+        try:
+            template = Template(format_text) if format_text and format_text != "json" else None
+        except TemplateError as error:
+            raise StatusError("template parsing error: %s" % error, 64)
+        out = []
+        for name in names:
+            try:
+                text = get(name)
+                if template:
+                    out.append(template.execute(_decode_object(text)) + "\n")
+                else:
+                    raw.append(text)
+            except TemplateError as error:
+                self.write("".join(out) or "\n")
+                raise DockerError("template parsing error: %s" % error)
+            except DockerError as error:
+                failures.append(str(error))
+        if template:
+            self.write("".join(out) or "\n")
+        elif format_text == "json":
+            self.print("[%s]" % ",".join(map(_compact_raw, raw)))
+        else:
+            self.print(indent_json("[%s]" % ",".join(raw)))
+        if failures:
+            raise DockerError("\n".join(failures))
 
-        `columns_of` is {field: (heading, function of a row)}; `shown` names the fields of the default table.
+    def show_rows(self, rows, columns_of, shown, format_text: str = "", quiet: bool = False, raw=()) -> None:
+        """Print a list as a table, as JSON lines, as `raw` lines or by a template.
+
+        `columns_of` is {field: (heading, function of a row)}; `shown` names the fields of the default table, `raw`
+        those of the raw form, as (label, field).
         """
         if quiet:
             value = columns_of["ID"][1]
@@ -2882,25 +3104,37 @@ class Cli:
             cells = [[columns_of[field][0] for field in shown]]
             cells += [[get(row) for get in getters] for row in rows]
             return self.write(columns(cells))
-        return self._show_formatted(rows, columns_of, format_text)
+        if format_text == "raw" and raw:
+            return self.write("".join("".join("%s: %s\n" % (label, columns_of[field][1](row)) for label, field in raw) +
+                                      "\n" for row in rows))
+        return self._show_by_template(rows, columns_of, "{{json .}}" if format_text == "json" else format_text)
 
-    def _show_formatted(self, rows, columns_of, format_text):
-        if format_text == "json":
-            format_text = "{{json .}}"
+    def _show_by_template(self, rows, columns_of, format_text):
         is_table = format_text.startswith("table")
-        text = format_text[len("table"):] if is_table else format_text
-        template = Template(text.strip().replace("\\t", "\t").replace("\\n", "\n"))
+        text = format_text[len("table"):].strip() if is_table else format_text
+        template = Template(text.replace("\\t", "\t").replace("\\n", "\n"))
         lines = []
         if is_table:
             lines.append(template.execute({field: heading for field, (heading, _) in columns_of.items()}))
         try:
             for row in rows:
                 lines.append(template.execute(Row(columns_of, row)))
+        except TemplateError as error:
+            raise DockerError("template parsing error: %s" % error)
         finally:
-            if is_table:
-                self.write(columns(line.split("\t") for line in lines))
-            else:
-                self.write("".join(line + "\n" for line in lines))
+            self.write(columns(line.split("\t") for line in lines) if is_table else
+                       "".join([line + "\n" for line in lines]))
+
+
+def _compact_raw(text):
+    return re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda match: match.group(1) or "", text)
+
+
+def _decode_object(text):
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConnectionFailed(go_json_error(error))
 
 
 def _write(stream, text):
@@ -2981,13 +3215,31 @@ class ContainerCommands(Cli):
         if opts.format and opts.quiet:
             self.warn("WARNING: Ignoring custom format, because both --format and --quiet are set.")
         if not format_text and not opts.quiet:
-            format_text = self.config.get("psFormat") or ""
-        size = opts.size or "size" not in opts.given and ".Size" in format_text and not opts.quiet
+            format_text = self.config.get("psFormat", "")
+        size = opts.size or "size" not in opts.given and not opts.quiet and (
+            ".Size" in format_text or re.search(r"\{\{\s*json\s+\.\s*\}\}|^json$", format_text))
         found = self.client.containers(opts.all, limit, size, _filter_map(opts.filter))
         shown = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"] + ["Size"] * opts.size
-        self.show_rows(found, container_columns(opts.no_trunc), shown, format_text, opts.quiet)
+        raw = [(label, field) for label, field in _RAW_CONTAINER if field != "Size" or opts.size]
+        self.show_rows(found, container_columns(opts.no_trunc), shown, format_text, opts.quiet, raw)
 
     cmd_container_ls = cmd_container_list = cmd_container_ps = cmd_ps
+
+    def cmd_container_inspect(self, *args):
+        """Show containers in detail."""
+        opts = self.parse(args, "CONTAINER [CONTAINER...]", (1, None), '''
+            -f, --format string   how to print: "json" or a Go template
+            -s, --size            disk usage, too''')
+        query = {"size": "1" if opts.size else None}
+        self.inspect(opts.args, opts.format, lambda name: self.client.inspect("container", name, query))
+
+
+_RAW_CONTAINER = (("container_id", "ID"), ("image", "Image"), ("command", "Command"), ("created_at", "CreatedAt"),
+                  ("state", "State"), ("status", "Status"), ("names", "Names"), ("labels", "Labels"), ("ports", "Ports"),
+                  ("size", "Size"))
+_RAW_IMAGE = (("repository", "Repository"), ("tag", "Tag"), ("digest", "Digest"), ("image_id", "ID"),
+              ("created_at", "CreatedAt"), ("virtual_size", "Size"))
+_IMAGE_WORDS = "build history import inspect list load ls prune pull push rm save tag".split()
 
 
 def _filter_map(pairs):
@@ -3033,6 +3285,7 @@ def container_columns(whole: bool) -> dict:
         "Labels": ("LABELS", lambda c: format_labels(c.get("Labels"))),
         "Mounts": ("MOUNTS", mounts),
         "LocalVolumes": ("LOCAL VOLUMES", lambda c: str(sum(m.get("Driver") == "local" for m in c.get("Mounts") or ()))),
+        "Platform": ("PLATFORM", lambda c: (c.get("ImageManifestDescriptor") or {}).get("platform")),
         "Networks": ("NETWORKS", lambda c: ",".join(sorted((c.get("NetworkSettings") or {}).get("Networks") or ()))),
     }
 
@@ -3062,50 +3315,43 @@ class RegistryCommands(Cli):
             -u, --username string   user name''')
         user, password = self._given_credentials(opts)
         server = _registry_key(opts.args[0] if opts.args else "")
-        stored = self.config.resolve_auth_config(server)
-        auth = None
-        if not opts.given & {"username", "password"} and (stored.password or stored.identitytoken):
-            auth = self._login_again(server, stored)
-        if auth is None:
-            auth = AuthConfig(username=user, password=password, serveraddress=server)
-            if not (user and password):
-                self._ask_credentials(auth, stored)
-            answer = self.client.login(auth)
-            status = answer.get("Status")
-            if answer.get("IdentityToken"):
-                auth.identitytoken, auth.password = answer["IdentityToken"], ""
-        else:
-            auth, status = auth
+        stored = AuthConfig() if user and password else self.config.resolve_auth_config(server)
+        if not user and not password and (stored.password or stored.identitytoken):
+            status = self._login_again(server, stored)
+            if status is not None:
+                return self.print(status)
+        auth = AuthConfig(username=user, password=password, serveraddress=server)
+        if not (user and password):
+            self._ask_credentials(auth, stored)
+        answer = self.client.login(auth)
+        if answer.get("IdentityToken"):
+            auth.identitytoken, auth.password = answer["IdentityToken"], ""
         self._store_credentials(server, auth)
-        if status:
-            self.print(str(status))
+        if answer.get("Status"):
+            self.print(str(answer["Status"]))
 
     def _given_credentials(self, opts):
         """User name and password from the flags, and from the input where it is asked to hold the password."""
-        if "password" in opts.given:
-            self.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
-            if opts.password_stdin:
-                raise DockerError("conflicting options: cannot specify both --password and --password-stdin")
+        if "password" in opts.given and opts.password_stdin:
+            raise DockerError("conflicting options: cannot specify both --password and --password-stdin")
         for name, value in (("username", opts.username), ("password", opts.password)):
             if name in opts.given and not value:
                 raise DockerError(name + " is empty")
         password = opts.password
+        if password:
+            self.warn("WARNING! Using --password via the CLI is insecure. Use --password-stdin.")
         if opts.password_stdin:
             if not opts.username:
                 raise DockerError("the --password-stdin option requires --username to be set")
-            password = self.in_.read()
-            for end in ("\n", "\r"):
-                password = password[:-1] if password.endswith(end) else password
-            if not password:
-                raise DockerError("password is empty")
-        return opts.username, password
+            password = self.in_.read().rstrip("\r\n")
+        return opts.username.strip(), password
 
     def _login_again(self, server, stored):
-        """Try the stored credentials: (AuthConfig, status), or None if they are not good any more."""
+        """Try the stored credentials: the engine's status text, or None if they are not good any more."""
         self.warn("Authenticating with existing credentials..." + (
             " [Username: %s]" % stored.username if stored.username else ""))
-        self.warn("\nInfo → To login with a different account, run '%s logout' followed by '%s login'\n" % (
-            self.name, self.name))
+        self.warn("\n%sTo login with a different account, run '%s logout' followed by '%s login'\n\n" % (
+            "i Info \u2192 " if is_terminal(self.err) else " Info -> ", self.name, self.name))
         stored.serveraddress = server
         try:
             answer = self.client.login(stored)
@@ -3114,9 +3360,11 @@ class RegistryCommands(Cli):
         except ApiError as error:
             self.warn("Login did not succeed, error: %s" % error)
         else:
-            if answer.get("IdentityToken"):
-                stored.identitytoken, stored.password = answer["IdentityToken"], ""
-            return stored, answer.get("Status")
+            token = answer.get("IdentityToken")
+            if token and token != stored.identitytoken:
+                stored.identitytoken, stored.password = token, ""
+                self._store_credentials(server, stored)
+            return str(answer.get("Status") or "")
         return None
 
     def _ask_credentials(self, auth, stored):
@@ -3181,17 +3429,24 @@ class RegistryCommands(Cli):
             index = parse_reference(opts.args[0]).index
         except DockerError:
             index = INDEX_SERVER
+        for name, value in opts.filter:
+            if name == "is-automated":
+                self.warn('WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=%s" will not '
+                          "yield any results in future." % value)
         auth = self.registry_auth(index, "pull")
-        found = self.client.search(opts.args[0], opts.limit, _filter_map(opts.filter), auth)
+        found = self.client.search(opts.args[0], max(opts.limit, 0), _filter_map(opts.filter), auth)
 
         def description(row):
             text = (row.get("description") or "").replace("\n", " ").replace("\r", " ")
             return text if opts.no_trunc else ellipsis(text, 45)
+
+        # the JSON form has words where the table has a mark
+        yes, no = ("true", "false") if "json" in opts.format else ("[OK]", "")
         self.show_rows(found, {
             "Name": ("NAME", lambda row: row.get("name") or ""),
             "Description": ("DESCRIPTION", description),
             "StarCount": ("STARS", lambda row: str(row.get("star_count") or 0)),
-            "IsOfficial": ("OFFICIAL", lambda row: "[OK]" if row.get("is_official") else ""),
+            "IsOfficial": ("OFFICIAL", lambda row: yes if row.get("is_official") else no),
         }, ("Name", "Description", "StarCount", "IsOfficial"), opts.format)
 
     def with_login(self, what: str, index: str, action) -> None:
@@ -3249,16 +3504,17 @@ class ImageCommands(RegistryCommands):
         filters = _filter_map(opts.filter)
         if opts.args:
             filters.setdefault("reference", []).append(opts.args[0])
-        format_text = opts.format or self.config.get("imagesFormat") or ""
+        format_text = opts.format or "" if opts.quiet else opts.format or self.config.get("imagesFormat", "")
         found = self.client.images(opts.all, filters)
-        digests = opts.digests or "{{.Digest}}" in format_text
+        digests = opts.digests
         rows = [row for image in found for row in image_rows(image, digests)]
         shown = ["Repository", "Tag"] + ["Digest"] * digests + ["ID", "CreatedSince", "Size"]
         if format_text.startswith("table ") and opts.digests and ".Digest" not in format_text:
             format_text += "\t{{.Digest}}"
+        raw = [(label, field) for label, field in _RAW_IMAGE if field != "Digest" or digests]
         self.show_rows(rows, image_columns(opts.no_trunc), shown, format_text,
-                       opts.quiet and format_text in ("", "table"))
-        if not rows and opts.args and opts.args[0] in self.subcommands("image"):
+                       opts.quiet and format_text in ("", "table"), raw)
+        if not rows and opts.args and opts.args[0] in _IMAGE_WORDS:
             self.warn('\nNo images found matching "%s": did you mean "%s image %s"?' % (
                 opts.args[0], self.name, opts.args[0]))
 
@@ -3282,7 +3538,7 @@ class ImageCommands(RegistryCommands):
             if not (reference.tag or reference.digest or opts.quiet):
                 self.print("Using default tag: " + DEFAULT_TAG)
             reference = reference.with_default_tag()
-        platform = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+        platform = (opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")).lower()
         index, _ = resolve_repository_name(reference.name)
 
         def pull(auth):
@@ -3360,9 +3616,9 @@ class ImageCommands(RegistryCommands):
     def cmd_rmi(self, *args):
         """Remove images, or some of their names."""
         opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
-            -f, --force           remove even if it is in use
-                --no-prune        keep untagged parents
-                --platform list   only this platform of a multi-platform image (API 1.50)''')
+            -f, --force              remove even if it is in use
+                --no-prune           keep untagged parents
+                --platform strings   only this platform of a multi-platform image (API 1.50)''')
         missing = []
 
         def remove(name):
@@ -3386,8 +3642,8 @@ class ImageCommands(RegistryCommands):
     def cmd_save(self, *args):
         """Write images to a tar archive, on the output or in a file."""
         opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
-            -o, --output string   file to write
-                --platform list   only this platform of a multi-platform image (API 1.48)''')
+            -o, --output string     file to write
+                --platform string   only this platform of a multi-platform image (API 1.48)''')
         if not opts.output:
             if self.is_terminal:
                 raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
@@ -3405,9 +3661,9 @@ class ImageCommands(RegistryCommands):
     def cmd_load(self, *args):
         """Read images from a tar archive, from the input or a file."""
         opts = self.parse(args, "", 0, '''
-            -i, --input string    file to read instead of the input
-                --platform list   only this platform of a multi-platform image (API 1.48)
-            -q, --quiet           no progress''')
+            -i, --input string      file to read instead of the input
+                --platform string   only this platform of a multi-platform image (API 1.48)
+            -q, --quiet             no progress''')
         if opts.input:
             try:
                 source = open(opts.input, "rb")
@@ -3439,43 +3695,6 @@ class ImageCommands(RegistryCommands):
                 --platform string   this platform of a multi-platform image (API 1.49)''')
         query = {"platform": platform_json(opts.platform) or None}
         self.inspect(opts.args, opts.format, lambda name: self.client.inspect("image", name, query))
-
-    def inspect(self, names, format_text: str, get) -> None:
-        """Print the objects that `get(name)` gives as JSON text; go on after a failure."""
-        raw, failures = [], []
-        template = Template(format_text) if format_text and format_text != "json" else None
-        out = []
-        for name in names:
-            try:
-                text = get(name)
-                if template:
-                    out.append(template.execute(_decode_object(text)) + "\n")
-                else:
-                    raw.append(text)
-            except TemplateError:
-                self.write("".join(out))
-                raise
-            except DockerError as error:
-                failures.append(str(error))
-        if template:
-            self.write("".join(out) or "\n")
-        elif format_text == "json":
-            self.print("[%s]" % ",".join(map(_compact_raw, raw)))
-        else:
-            self.print(indent_json("[%s]" % ",".join(raw)))
-        if failures:
-            raise DockerError("\n".join(failures))
-
-
-def _compact_raw(text):
-    return re.sub(r'("(?:[^"\\]|\\.)*")|\s+', lambda match: match.group(1) or "", text)
-
-
-def _decode_object(text):
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ConnectionFailed(go_json_error(error))
 
 
 def file_size(source):
@@ -3547,7 +3766,7 @@ def image_rows(image: dict, digests: bool) -> list:
         for tag in tags[repository]:
             rows += [(image, repository, tag, digest) for digest in found or ("<none>",)]
     for repository in sorted(tail):
-        rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("<none>",))]
+        rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("",))]
     return rows
 
 
@@ -3568,7 +3787,7 @@ def image_columns(whole: bool) -> dict:
         "Repository": ("REPOSITORY", lambda row: row[1]),
         "Tag": ("TAG", lambda row: row[2]),
         "Digest": ("DIGEST", lambda row: row[3]),
-        "CreatedSince": ("CREATED", lambda row: format_age(row[0]["Created"]) if row[0].get("Created") else "N/A"),
+        "CreatedSince": ("CREATED", lambda row: format_age(row[0].get("Created") or 0)),
         "CreatedAt": ("CREATED AT", lambda row: format_time(row[0].get("Created") or 0)),
         "Size": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 3)),
         "VirtualSize": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 4)),
@@ -3588,16 +3807,17 @@ class SystemCommands(Cli):
         opts = self.parse(args, "", 0, '''
             -f, --format string   how to print: "json" or a Go template''')
         failure = server = None
+        client = self.client            # an endpoint that makes no sense ends it here
         try:
-            server = self.client.version()
+            server = client.version()
         except DockerError as error:
             failure = error
-        client = self._client_version()
+        about = self._client_version()
         if opts.format:
-            value = {"Client": client, "Server": server and _with_components(server)}
+            value = {"Client": about, "Server": server and _with_components(server)}
             self._show_object(value, opts.format, "version")
         else:
-            self.write(_version_text(client, server))
+            self.write(_version_text(about, server))
         if failure:
             raise failure
 
@@ -3884,7 +4104,7 @@ def main(argv=None) -> int:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if cli and cli.debug:
             raise
-        return _end(cli, "the engine's answer makes no sense, or this is a bug in pydock (-D shows where): %s: %s" % (
+        return _end(cli, "the engine's answer makes no sense to pydock (-D shows where): %s: %s" % (
             type(error).__name__, error), 1)
     finally:
         if cli:
@@ -3918,6 +4138,10 @@ def _prepare(argv):
     if len(opts.host) > 1:
         raise DockerError("Please specify only one -H")
     cli._config = ConfigFile.load(opts.config)
+    for alias in cli.config.get("aliases", {}):
+        if alias != "builder":
+            raise DockerError('not allowed to alias %s (allowed: map[string]struct {}{"builder":struct {}{}})' %
+                              go_quote(alias))
     try:
         given = {flag: getattr(opts, flag) for flag in ("tls", "tlsverify") if flag in opts.given}
         cli.endpoint = resolve_endpoint(cli.config, opts.host, opts.context, tlscacert=opts.tlscacert,
