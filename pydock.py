@@ -335,6 +335,12 @@ def go_json_error(error: ValueError) -> str:
     at += len(text[at:]) - len(text[at:].lstrip())
     if at >= len(text):
         return "unexpected end of JSON input" if text.strip() else "EOF"
+    for literal in ("true", "false", "null"):
+        if text[at] == literal[0]:
+            wrong = next((i for i, char in enumerate(literal) if text[at + i:at + i + 1] != char), None)
+            if wrong and at + wrong < len(text):
+                return "invalid character %s in literal %s (expecting '%s')" % (
+                    _go_char(text[at + wrong]), literal, literal[wrong])
     where = {"Expecting property name": "looking for beginning of object key string",
              "Expecting ':'": "after object key", "Expecting ','": "after value",
              "Extra data": "after top-level value"}
@@ -408,8 +414,11 @@ class Template:
         for name in path:
             if name:
                 try:
+                    if isinstance(value, dict) and name not in value:
+                        # Go's names of the API's fields: ID for Id, APIVersion for ApiVersion
+                        name = next(key for key in value if key.lower() == name.lower())
                     value = value[name]
-                except (KeyError, TypeError, IndexError):
+                except (StopIteration, KeyError, TypeError, IndexError):
                     raise TemplateError('template: %s:1:2: executing %s at <%s>: map has no entry for key %s' % (
                         self.name, go_quote(self.name), text, go_quote(name)))
         if as_json:
@@ -1256,21 +1265,26 @@ class TlsWire(Wire):
         self._want_read, self._clean_end = ssl.SSLWantReadError, ssl.SSLZeroReturnError
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=server_name)
-        self._lock = threading.Lock()
+        self._lock, self._sending = threading.Lock(), threading.Lock()
         self._decrypted = b""
+        self._ready = False
         self._work(self._tls.do_handshake)
+        self._ready = True
 
-    def _work(self, action, *args):
-        """Run one step of the TLS machine; feed it from the socket as long as it asks."""
+    def _work(self, action, *args, sends=False):
+        """Run one step of the TLS machine; feed it from the socket as long as it asks.
+
+        One thread may read while another one sends: neither lock is held while the socket makes a reader wait.
+        """
         while True:
-            with self._lock:
-                try:
+            wants = False
+            try:
+                with self._lock:
                     return action(*args)
-                except self._want_read:
-                    pass
-                finally:
-                    if self._to_send.pending:
-                        self.sock.sendall(self._to_send.read())
+            except self._want_read:
+                wants = True
+            finally:
+                self._flush(sends or wants and not self._ready)
             data = self.sock.recv(MIB >> 2)
             with self._lock:
                 if data:
@@ -1278,20 +1292,33 @@ class TlsWire(Wire):
                 else:
                     self._received.write_eof()
 
+    def _flush(self, wait):
+        """Send what the TLS machine has made; a reader leaves that to a sender that is at it."""
+        if self._to_send.pending and self._sending.acquire(wait):
+            try:
+                with self._lock:
+                    data = self._to_send.read()
+                self.sock.sendall(data)
+            finally:
+                self._sending.release()
+
     def recv_into(self, buffer):
-        if self._decrypted:
-            count = min(len(buffer), len(self._decrypted))
-            buffer[:count], self._decrypted = self._decrypted[:count], self._decrypted[count:]
-            return count
         try:
-            return self._work(self._tls.read, len(buffer), buffer)
+            return self._work(self._read, buffer)
         except self._clean_end:
             return 0
+
+    def _read(self, buffer):
+        if not self._decrypted:
+            return self._tls.read(len(buffer), buffer)
+        count = min(len(buffer), len(self._decrypted))
+        buffer[:count], self._decrypted = self._decrypted[:count], self._decrypted[count:]
+        return count
 
     def sendall(self, data):
         data = memoryview(data)
         for at in range(0, len(data), MIB):
-            self._work(self._tls.write, data[at:at + MIB])
+            self._work(self._tls.write, data[at:at + MIB], sends=True)
 
     def answered(self):
         return bool(self._decrypted or self._tls.pending() or self._received.pending) or _readable(self.sock)
@@ -1311,7 +1338,7 @@ class TlsWire(Wire):
                 self._tls.unwrap()
             except OSError:
                 pass                    # the peer's alert, which has not come yet
-            self.sock.sendall(self._to_send.read())
+        self._flush(True)
 
 
 class SshWire(Wire):
@@ -1338,7 +1365,7 @@ class SshWire(Wire):
         said = self.errors.read(MIB).decode("utf-8", "replace")
         status = "exit status %d" % code if code >= 0 else "signal: %d" % -code
         return ("command [%s] has exited with %s, make sure the URL is valid, and Docker 18.09 or later is installed "
-                "on the remote host: stderr=%s" % (" ".join(self.command), status, said.rstrip("\n")))
+                "on the remote host: stderr=%s" % (" ".join(self.command), status, said))
 
 
 def dial(endpoint: Endpoint) -> Wire:
@@ -1438,7 +1465,7 @@ def _dial_ssh(endpoint):
     except FileNotFoundError:
         ours.close()
         errors.close()
-        raise DockerError('error during connect: exec: "ssh": executable file not found in $PATH')
+        raise OSError('exec: "ssh": executable file not found in $PATH')
     finally:
         theirs.close()
     return SshWire(ours, child, command, errors)
@@ -1565,7 +1592,7 @@ class Body:
                     self.done = not self._left and not self._chunked
                 continue
             # no more than a head as long as the last one and its line ends, so that the payload stays in the socket
-            if not self._receive(len(again) or 8):
+            if not self._held and not self._receive(len(again) or 8):
                 break
             if self._held == len(again) and self._buffer.startswith(again):
                 self._left, self._held = size, 0
@@ -1985,6 +2012,7 @@ class Client:
         self.trace = trace
         self.pinned = (version or os.environ.get("DOCKER_API_VERSION", "")).lstrip("v")
         self.engine = {}                # what the ping said: api_version, os_type, builder_version, experimental, swarm
+        self.ping_failure = None        # why no version could be negotiated
         self._version = self.pinned
         self._idle = None
 
@@ -2030,8 +2058,9 @@ class Client:
                     if status in (200, 500):
                         answer.read(ERROR_BODY_LIMIT)
                         break
-            except ConnectionFailed:
+            except ConnectionFailed as error:
                 self._version = API_VERSION
+                self.ping_failure = error
                 return
         else:
             self._version = API_VERSION
@@ -2214,7 +2243,12 @@ class Client:
 
     def info(self) -> dict:
         """GET /info."""
-        return self.call("GET", "/info", expect=dict)
+        with self.stream("GET", "/info") as answer:
+            try:
+                return dict(json.loads(answer.read().decode("utf-8", "replace")) or {})
+            except (ConnectionFailed, ValueError, TypeError) as error:
+                reason = go_json_error(error) if isinstance(error, json.JSONDecodeError) else error
+                raise ApiError(answer.status, "", "Error reading remote info: %s" % reason)
 
     def containers(self, all: bool = False, limit: int = 0, size: bool = False, filters: dict = None) -> list:
         """GET /containers/json; `filters` is {name: [values]}, `limit` the number of newest ones, 0 for no limit."""
@@ -2385,7 +2419,8 @@ def _dial_failure(endpoint, request, error):
         return ConnectionFailed("Cannot connect to the Docker daemon at %s. Is the docker daemon running?" %
                                 endpoint.host)
     if error.errno is None:
-        return ConnectionFailed("error during connect: %s: dial %s: %s" % (request, endpoint.proto, error))
+        return ConnectionFailed("error during connect: %s: %s%s" % (
+            request, "" if endpoint.proto == "ssh" else "dial %s: " % endpoint.proto, error))
     where = endpoint.address if endpoint.proto == "unix" else "%s:%s" % endpoint.address
     return ConnectionFailed("error during connect: %s: dial %s %s: connect: %s" % (
         request, endpoint.proto, where, os_error_text(error)))
@@ -2404,6 +2439,9 @@ def _tls_reason(error):
             words = "x509: certificate signed by unknown authority"
         elif "expired" in words:
             words = "x509: certificate has expired or is not yet valid"
+        elif "IP address mismatch" in words:
+            words = "x509: cannot validate certificate for %s because it doesn't contain any IP SANs" % (
+                re.search(r"'(.*?)'", words) or [words, words])[1]
         elif "mismatch" in words or "doesn't match" in words:
             words = "x509: certificate is not valid for the name it was asked for (%s)" % words
         return "tls: failed to verify certificate: " + words
@@ -2797,6 +2835,7 @@ COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "logi
 GROUPS = {"builder": "Builds and their cache", "container": "Containers", "context": "Contexts", "image": "Images",
           "network": "Networks", "system": "The engine itself", "volume": "Volumes"}
 _HYPHENATED = {"dial-stdio": "dialstdio"}
+_HIDDEN = ("dialstdio",)                # commands that help does not list
 _FORMAT_FLAG = '''
       --format string      how to print: "table", "table TEMPLATE", "json" or a Go template'''
 _TRUST_FLAG = '''
@@ -2950,7 +2989,7 @@ class Cli:
         """The words that may follow a group's, sorted; one for each function, the others are its aliases."""
         shown = {}
         for words, method in cls.commands().items():
-            if len(words) == 2 and words[0] == group and method.__doc__:
+            if len(words) == 2 and words[0] == group and words[1] not in _HIDDEN:
                 shown.setdefault(method, words[1])
         return sorted(shown.values())
 
@@ -3072,8 +3111,9 @@ class Cli:
         for name in names:
             try:
                 text = get(name)
+                value = _decode_object(text)
                 if template:
-                    out.append(template.execute(_decode_object(text)) + "\n")
+                    out.append(template.execute(value) + "\n")
                 else:
                     raw.append(text)
             except TemplateError as error:
@@ -3217,7 +3257,7 @@ class ContainerCommands(Cli):
         if not format_text and not opts.quiet:
             format_text = self.config.get("psFormat", "")
         size = opts.size or "size" not in opts.given and not opts.quiet and (
-            ".Size" in format_text or re.search(r"\{\{\s*json\s+\.\s*\}\}|^json$", format_text))
+            ".Size" in format_text or re.search(r"\{\{\s*json\s+\.\s*\}\}", format_text))
         found = self.client.containers(opts.all, limit, size, _filter_map(opts.filter))
         shown = ["ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names"] + ["Size"] * opts.size
         raw = [(label, field) for label, field in _RAW_CONTAINER if field != "Size" or opts.size]
@@ -3274,9 +3314,9 @@ def container_columns(whole: bool) -> dict:
     return {
         "ID": ("CONTAINER ID", lambda c: c["Id"] if whole else short_id(c["Id"])),
         "Image": ("IMAGE", image),
-        "Command": ("COMMAND", lambda c: go_quote(c["Command"] if whole else ellipsis(c["Command"], 20))),
-        "CreatedAt": ("CREATED AT", lambda c: format_time(c["Created"])),
-        "RunningFor": ("CREATED", lambda c: format_age(c["Created"])),
+        "Command": ("COMMAND", lambda c: go_quote(c.get("Command") or "" if whole else ellipsis(c.get("Command") or "", 20))),
+        "CreatedAt": ("CREATED AT", lambda c: format_time(c.get("Created") or 0)),
+        "RunningFor": ("CREATED", lambda c: format_age(c.get("Created") or 0)),
         "Ports": ("PORTS", lambda c: format_ports(c.get("Ports"))),
         "State": ("STATE", lambda c: c.get("State") or ""),
         "Status": ("STATUS", lambda c: c.get("Status") or ""),
@@ -3499,6 +3539,8 @@ class ImageCommands(RegistryCommands):
                 --no-trunc        whole IDs
             -q, --quiet           IDs only
                 --tree            images and their platforms as a tree (API 1.47)''')
+        if self.client.api_version and self.client.ping_failure:
+            raise self.client.ping_failure
         if opts.tree:
             raise DockerError("--tree is experimental in docker and not offered here: use images without it")
         filters = _filter_map(opts.filter)
@@ -3507,7 +3549,7 @@ class ImageCommands(RegistryCommands):
         format_text = opts.format or "" if opts.quiet else opts.format or self.config.get("imagesFormat", "")
         found = self.client.images(opts.all, filters)
         digests = opts.digests
-        rows = [row for image in found for row in image_rows(image, digests)]
+        rows = [row for image in found for row in image_rows(image, digests, digests or "{{.Digest}}" in format_text)]
         shown = ["Repository", "Tag"] + ["Digest"] * digests + ["ID", "CreatedSince", "Size"]
         if format_text.startswith("table ") and opts.digests and ".Digest" not in format_text:
             format_text += "\t{{.Digest}}"
@@ -3745,8 +3787,11 @@ def save_body(body: Body, path: str) -> None:
         raise DockerError("failed to write %s: %s" % (path, os_error_text(error)))
 
 
-def image_rows(image: dict, digests: bool) -> list:
-    """The lines that one image takes in a list: (image, repository, tag, digest), a line a name."""
+def image_rows(image: dict, digests: bool, tag_digests: bool = False) -> list:
+    """The lines that one image takes in a list: (image, repository, tag, digest), a line a name.
+
+    `digests`: a line for each digest; `tag_digests`: only for those that belong to a tag.
+    """
     tags, tail = {}, {}
     if not (image.get("RepoTags") or image.get("RepoDigests")) or image.get("RepoTags") == ["<none>:<none>"]:
         repository = ((image.get("RepoDigests") or ["<none>@<none>"])[0]).partition("@")[0]
@@ -3762,9 +3807,9 @@ def image_rows(image: dict, digests: bool) -> list:
             tail.setdefault(_familiar_repository(name), []).append(digest)
     rows = []
     for repository in sorted(tags):
-        found = tail.pop(repository, ()) if digests else tail.pop(repository, ()) and ()
+        found = tail.pop(repository, ())
         for tag in tags[repository]:
-            rows += [(image, repository, tag, digest) for digest in found or ("<none>",)]
+            rows += [(image, repository, tag, digest) for digest in (tag_digests and found) or ("<none>",)]
     for repository in sorted(tail):
         rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("",))]
     return rows
@@ -3867,6 +3912,36 @@ class SystemCommands(Cli):
 
     cmd_system_info = cmd_info
 
+    def cmd_system_dialstdio(self, *args):
+        """Connect the input and output with the engine, for a client at the other end of an ssh session."""
+        self.parse(args, "", 0)
+        if self.endpoint.error:
+            raise self.endpoint.error
+        try:
+            wire = dial(self.endpoint)
+        except OSError as error:
+            raise DockerError("failed to open the raw stream connection: dial %s %s: connect: %s" % (
+                self.endpoint.proto, self.endpoint.address, os_error_text(error)))
+        wire.sock.settimeout(None)
+
+        def send():
+            try:
+                while True:
+                    data = os.read(self.in_.fileno(), MIB >> 2)
+                    if not data:
+                        return wire.close_write()
+                    wire.sendall(data)
+            except OSError:
+                pass                    # the engine has closed, which the other direction notices
+        import threading
+        threading.Thread(target=send, daemon=True).start()
+        buffer = memoryview(bytearray(MIB >> 2))
+        while True:
+            count = wire.recv_into(buffer)
+            if not count:
+                break
+            write_all(self.out.fileno(), buffer[:count])
+
     def cmd_inspect(self, *args):
         """Show objects of any kind in detail."""
         opts = self.parse(args, "NAME|ID [NAME|ID...]", (1, None), '''
@@ -3929,7 +4004,7 @@ def _version_text(client, server):
     lines = [("Client: " + client["Platform"]["Name"],), (" Version:", client["Version"]), (" API version:", api),
              (" Python version:", client["PythonVersion"]), (" OS/Arch:", "%(Os)s/%(Arch)s" % client),
              (" Context:", client["Context"])]
-    if server:
+    if server is not None:
         lines += [("",), (("Server: " + ((server.get("Platform") or {}).get("Name") or "")).rstrip(),)]
         for part in _with_components(server)["Components"]:
             lines.append((" %s:" % part.get("Name"),))
@@ -3948,10 +4023,10 @@ def _engine_lines(engine):
     except ValueError:
         pass
     return [("  Version:", engine.get("Version") or ""),
-            ("  API version:", "%s (minimum version %s)" % (details.get("ApiVersion"), details.get("MinAPIVersion"))),
+            ("  API version:", "%s (minimum version %s)" % (details.get("ApiVersion") or "", details.get("MinAPIVersion") or "")),
             ("  Go version:", details.get("GoVersion") or ""), ("  Git commit:", details.get("GitCommit") or ""),
-            ("  Built:", built), ("  OS/Arch:", "%s/%s" % (details.get("Os"), details.get("Arch"))),
-            ("  Experimental:", str(details.get("Experimental")))]
+            ("  Built:", built), ("  OS/Arch:", "%s/%s" % (details.get("Os") or "", details.get("Arch") or "")),
+            ("  Experimental:", str(details.get("Experimental") or "false"))]
 
 
 def info_text(info: dict, user: str = "") -> str:
@@ -3981,10 +4056,12 @@ def info_text(info: dict, user: str = "") -> str:
         lines.append(" Runtimes: " + " ".join(sorted(info["Runtimes"])))
         lines.append(" Default Runtime: %s" % (info.get("DefaultRuntime") or ""))
     if info.get("OSType") == "linux":
-        lines += _optional(info, ("Init Binary", "InitBinary"))
+        lines.append(" Init Binary: %s" % (info.get("InitBinary") or ""))
         lines += [" %s version: %s" % (name, version(key)) for name, key in (
             ("containerd", "ContainerdCommit"), ("runc", "RuncCommit"), ("init", "InitCommit"))]
         lines += _security_lines(info.get("SecurityOptions") or ())
+    elif info.get("OSType") == "windows":
+        lines.append(" Default Isolation: %s" % (info.get("Isolation") or ""))
     lines += _optional(info, ("Kernel Version", "KernelVersion"), ("Operating System", "OperatingSystem"),
                        ("OSType", "OSType"), ("Architecture", "Architecture"))
     lines += [" CPUs: %s" % (info.get("NCPU") or 0), " Total Memory: " + format_binary_size(info.get("MemTotal") or 0)]
@@ -4029,15 +4106,15 @@ def _security_lines(options):
 
 def _swarm_lines(swarm):
     lines = [" Swarm: %s" % (swarm.get("LocalNodeState") or "")]
-    if swarm.get("LocalNodeState") in (None, "", "inactive", "locked"):
+    if swarm.get("LocalNodeState") in ("inactive", "locked"):
         return lines
-    lines.append("  NodeID: %s" % swarm.get("NodeID"))
+    lines.append("  NodeID: %s" % (swarm.get("NodeID") or ""))
     lines += ["  Error: %s" % swarm["Error"]] if swarm.get("Error") else []
     lines.append("  Is Manager: %s" % ("true" if swarm.get("ControlAvailable") else "false"))
     cluster = swarm.get("Cluster") or {}
     if cluster and swarm.get("ControlAvailable"):
         lines += _cluster_lines(swarm, cluster, cluster.get("Spec") or {})
-    lines.append("  Node Address: %s" % swarm.get("NodeAddr"))
+    lines.append("  Node Address: %s" % (swarm.get("NodeAddr") or ""))
     managers = sorted(manager.get("Addr", "") for manager in swarm.get("RemoteManagers") or ())
     return lines + (["  Manager Addresses:"] + ["   " + address for address in managers] if managers else [])
 
