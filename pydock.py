@@ -336,7 +336,7 @@ def go_json_error(error: ValueError) -> str:
     if at >= len(text):
         return "unexpected end of JSON input" if text.strip() else "EOF"
     for literal in ("true", "false", "null"):
-        if text[at] == literal[0]:
+        if text[at] == literal[0] and str(error).startswith("Expecting value"):
             wrong = next((i for i, char in enumerate(literal) if text[at + i:at + i + 1] != char), None)
             if wrong and at + wrong < len(text):
                 return "invalid character %s in literal %s (expecting '%s')" % (
@@ -1268,7 +1268,12 @@ class TlsWire(Wire):
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._decrypted = b""
         self._ready = False
-        self._work(self._tls.do_handshake)
+        try:
+            self._work(self._tls.do_handshake)
+        except ValueError as error:     # Python 3.6's CertificateError, for a wrong name
+            failure = ssl.SSLError(str(error))
+            failure.reason, failure.verify_message = "CERTIFICATE_VERIFY_FAILED", str(error)
+            raise failure
         self._ready = True
 
     def _work(self, action, *args, sends=False):
@@ -2394,7 +2399,7 @@ def _auth_header(auth):
 
 def _with_query(path, query):
     """A path, with each character that a path may not hold escaped, and its query, sorted as Go sorts it."""
-    path = quote(path, safe="/:@!$&'()*+,;=~", errors="surrogateescape")
+    path = quote(path.rstrip("/"), safe="/:@!$&'()*+,;=~", errors="surrogateescape")
     pairs = []
     for name, value in sorted((query or {}).items()):
         if isinstance(value, (list, tuple)):
@@ -2545,7 +2550,7 @@ class ProgressDisplay:
             self._draw(out)
             self._lines.clear()
             self._drawn = 0
-            if has_progress and not message.get("stream"):
+            if isinstance(detail, dict) and not message.get("stream"):
                 out.append("\x1b[2K\r%s\r" % self._line(message, self.size()[0]))
                 return
         elif isinstance(detail, dict) and progress_text(detail, 200):
@@ -2733,7 +2738,9 @@ class FlagSet:
                 elif value is not None:
                     getattr(namespace, flag.dest).append(value)
 
-        parser = argparse.ArgumentParser(prog="", usage="", add_help=False, allow_abbrev=False)
+        # the width keeps argparse from asking shutil, and so bz2 and lzma, for the terminal's
+        parser = argparse.ArgumentParser(prog="", usage="", add_help=False, allow_abbrev=False,
+                                         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80))
         namespace = argparse.Namespace(given=set(), args=positionals, help=asked)
         for flag in self.flags:
             parser.add_argument("--" + flag.long, dest=flag.dest, action=Store, const=flag, default=argparse.SUPPRESS)
@@ -2953,6 +2960,8 @@ class Cli:
         if not args:
             return self.show_help((), self.err)
         group = args[0].lower()
+        if "--help" in args[1:]:
+            return self.show_help((group,) if self.subcommands(group) else (), self.out)
         if not self.subcommands(group):
             self.warn("Error: Command not found: " + args[0])
             self.show_help((), self.err)
@@ -2998,6 +3007,8 @@ class Cli:
     def cmd_help(self, *words):
         if not words:
             return self.show_help((), self.out)
+        if words in (("help",), ("--help",)):
+            return self.print("Usage:  %s help [command]\n\nExplain the program, or one of its commands" % self.name)
         group = self.subcommands(words[0].lower()) and len(words) == 1
         if not group and not self.get_method(*words):
             raise StatusError("unknown help topic: " + words[-1], 1)
@@ -3867,18 +3878,16 @@ class SystemCommands(Cli):
             raise failure
 
     def _client_version(self):
-        import platform
-        version = {
+        return {
             "Platform": {"Name": "pydock " + __version__},
             "Version": DOCKER_LEVEL,
             "ApiVersion": self._client.api_version if self._client else API_VERSION,
             "DefaultAPIVersion": API_VERSION,
-            "PythonVersion": platform.python_version(),
+            "PythonVersion": sys.version.partition(" ")[0],
             "Os": sys.platform,
             "Arch": _GO_ARCHITECTURES.get(os.uname().machine if hasattr(os, "uname") else "", "amd64"),
             "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT,
         }
-        return version
 
     def _show_object(self, value, format_text, name=""):
         try:
