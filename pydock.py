@@ -62,7 +62,7 @@ INDEX_NAME = "docker.io"
 INDEX_ALIASES = ("docker.io", "index.docker.io")
 PING_TIMEOUT = 30                       # seconds; an engine that cannot answer a ping by then answers nothing
 MIB = 1 << 20
-RECEIVE_SIZE = MIB >> 1                 # one receive; a unix socket hands over some 200 KiB at most
+RECEIVE_SIZE = MIB >> 3                 # one receive: what a unix socket hands over at once, and no memory to speak of
 ERROR_BODY_LIMIT = MIB                  # of an error answer
 ANSWER_LIMIT = 512 * MIB                # of an answer that is decoded in memory
 JSON_TYPE = "application/json"
@@ -401,8 +401,10 @@ class Template:
         self.parts = []                 # text, or (path, whether as JSON)
         for i, part in enumerate(re.split(r"\{\{(.*?)\}\}", text)):
             match = i % 2 and re.match(r"\s*(json\s+)?(\.|(?:\.\w+)+)\s*\Z", part)
-            if i % 2 and not match or not i % 2 and "{{" in part:
-                raise TemplateError("template: %s:1: only plain fields and json are understood: {{%s" % (name, part))
+            if not i % 2 and "{{" in part:
+                raise TemplateError("template: %s:1: unclosed action" % name)
+            if i % 2 and not match:
+                raise TemplateError("template: %s:1: only plain fields and json are understood: {{%s}}" % (name, part))
             self.parts.append((match.group(2).strip(".").split("."), bool(match.group(1)), match.group(2)) if match else
                               part)
 
@@ -422,14 +424,14 @@ class Template:
                     raise TemplateError('template: %s:1:2: executing %s at <%s>: map has no entry for key %s' % (
                         self.name, go_quote(self.name), text, go_quote(name)))
         if as_json:
-            return go_json(value.to_json() if isinstance(value, Row) else value)
+            return go_json(value.to_json(), html=True) if isinstance(value, Row) else go_json(value)
         return value if isinstance(value, str) else go_text(value)
 
 
-def go_json(value) -> str:
-    """JSON as Go's encoder writes it: keys sorted, and what HTML would mind escaped."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
-    for char in "<>&\u2028\u2029":
+def go_json(value, html: bool = False) -> str:
+    """JSON as Go's encoder writes it; `html`: with what HTML would mind escaped, as in whole rows of lists."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    for char in "\u2028\u2029" + "<>&" * html:
         text = text.replace(char, "\\u%04x" % ord(char))
     return text
 
