@@ -1580,6 +1580,7 @@ class Body:
         """`copy_to` for a pipe: the kernel hands large chunks from the socket to the pipe without copying them."""
         total, sock = 0, self._wire.fileno()
         again, size = b"", 0            # the line end of a chunk and a head like the last one; that one's size
+        unread = not self._held         # whether all that came has been looked at
         while not self.done:
             wanted = MIB if self._left is None else self._left
             if wanted and not self._held:
@@ -1599,8 +1600,9 @@ class Body:
                     self.done = not self._left and not self._chunked
                 continue
             # no more than a head as long as the last one and its line ends, so that the payload stays in the socket
-            if not self._held and not self._receive(len(again) or 8):
+            if unread and not self._receive(len(again) or 8):
                 break
+            unread = True
             if self._held == len(again) and self._buffer.startswith(again):
                 self._left, self._held = size, 0
                 continue

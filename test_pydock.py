@@ -2166,6 +2166,23 @@ class LibraryTest(CliCase):
                 list(client.pull("a", "1"))
         self.assertEqual((str(caught.exception), caught.exception.code), ("it broke", 3))
 
+    @rows(*[(size,) for size in (1, 2, 3, 5, 7, 8, 9, 13, 64, 4096)])
+    def test_a_body_to_a_pipe(self, size):
+        """Where the kernel moves the chunks, too, every byte arrives, however the answer is cut."""
+        pieces = [bytes([65 + n % 26]) * (n * 37 % 500 + 1) for n in range(40)]
+        engine = self.start(ScriptedEngine(("GET", "/images/get", list(split(
+            chunked(*pieces, content_type="application/x-tar"), size)))))
+        read, write = os.pipe()
+        got = []
+        with module().Client(engine.host) as client, client.get_images(["x"]) as body, open(read, "rb") as file:
+            reader = threading.Thread(target=lambda: got.append(file.read()))
+            reader.start()
+            total = body.copy_to(write)
+            os.close(write)
+            reader.join()
+        self.assertEqual(got[0], b"".join(pieces))
+        self.assertEqual(total, sum(map(len, pieces)))
+
     def test_connection_is_kept(self):
         engine = self.start(ScriptedEngine(("GET", "/images/json", answer(200, [])), ("GET", "/info", answer(200, {}))))
         with module().Client(engine.host) as client:
