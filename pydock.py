@@ -252,12 +252,6 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else go_quote(c)[1:-1] for c in text)
 
 
-def natural_key(text: str):
-    """Sort key under which `a2` comes before `a10`: runs of digits compare as numbers, the rest as bytes."""
-    return [(0, int(run), len(run)) if run.isdigit() and is_ascii(run) else (1, run)
-            for run in re.findall(r"\d+|\D", text)]
-
-
 def columns(rows, minimum: int = 10, padding: int = 3) -> str:
     """Lay out rows of cells in columns, as Go's tab writer does.
 
@@ -543,10 +537,6 @@ class Reference:
         """What follows the name: `:tag`, `@digest`, both or nothing."""
         return (self.tag and ":" + self.tag) + (self.digest and "@" + self.digest)
 
-    @property
-    def familiar(self) -> str:
-        return self.familiar_name + self.suffix
-
     def __str__(self):
         return self.name + self.suffix
 
@@ -764,9 +754,8 @@ class ConfigFile:
         for pair in next(csv.reader([text]), []):
             name, equals, value = pair.partition("=")
             if not equals or not name.strip():
-                raise DockerError(
-                    "Failed to initialize: failed to set " + variable + ("value contains a key=value pair with an empty key: '%s'" % pair if equals else
-                                    "missing \"=\" in key=value pair: '%s'" % pair))
+                wrong = "value contains a key=value pair with an empty key" if equals else 'missing "=" in key=value pair'
+                raise DockerError("Failed to initialize: failed to set %s%s: '%s'" % (variable, wrong, pair))
             headers[name.strip()] = value
         return headers
 
@@ -2891,6 +2880,7 @@ class Cli:
 
     @property
     def config(self) -> ConfigFile:
+        """The configuration; what was wrong with it is told once."""
         if self._config is None:
             self._config = ConfigFile.load()
         if self._config.warning:
@@ -3009,6 +2999,7 @@ class Cli:
     # -- help ----------------------------------------------------------------------------------------------------------
 
     def cmd_help(self, *words):
+        # no docstring: help does not list itself
         if not words:
             return self.show_help((), self.out)
         if words in (("help",), ("--help",)):
@@ -4036,7 +4027,8 @@ def _engine_lines(engine):
     except ValueError:
         pass
     return [("  Version:", engine.get("Version") or ""),
-            ("  API version:", "%s (minimum version %s)" % (details.get("ApiVersion") or "", details.get("MinAPIVersion") or "")),
+            ("  API version:", "%s (minimum version %s)" % (details.get("ApiVersion") or "",
+                                                            details.get("MinAPIVersion") or "")),
             ("  Go version:", details.get("GoVersion") or ""), ("  Git commit:", details.get("GitCommit") or ""),
             ("  Built:", built), ("  OS/Arch:", "%s/%s" % (details.get("Os") or "", details.get("Arch") or "")),
             ("  Experimental:", str(details.get("Experimental") or "false"))]
@@ -4112,7 +4104,7 @@ def _listed(title, values):
 def _security_lines(options):
     lines = [" Security Options:"] if options else []
     for option in options:
-        for at, (key, _, value) in enumerate(part.partition("=") for part in str(option).split(",")):
+        for key, _, value in (part.partition("=") for part in str(option).split(",")):
             lines.append("  " + value if key == "name" else "   %s: %s" % (key.title(), value))
     return lines
 
