@@ -1419,7 +1419,7 @@ def tls_context(tls: TlsSettings):
         context.load_default_certs()
     if tls.cert and tls.key:
         try:
-            context.load_cert_chain(tls.cert, tls.key, _no_password)
+            context.load_cert_chain(tls.cert, tls.key, lambda: "")      # never asks for a password
         except (ssl.SSLError, ValueError) as error:
             raise DockerError("Failed to initialize: " + _certificate_complaint(tls, error))
     return context
@@ -1430,17 +1430,16 @@ def _certificate_complaint(tls, error):
     for path, words in ((tls.cert, "failed to retrieve context tls info: tls: failed to find any PEM data in certificate "
                          "input"), (tls.key, "no valid private key found")):
         with open(path, "rb") as file:
-            if b"-----BEGIN" not in file.read():
+            text = file.read()
+            if b"-----BEGIN" not in text:
                 return words
+            if b"ENCRYPTED" in text:
+                return ("private key is encrypted - support for encrypted private keys has been removed, see "
+                        "https://docs.docker.com/go/deprecated/")
     if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
         return "failed to retrieve context tls info: tls: private key does not match public key"
     return "failed to retrieve context tls info: %s or %s cannot be used: %s" % (
         tls.cert, tls.key, getattr(error, "reason", None) or error)
-
-
-def _no_password():
-    raise DockerError("Failed to initialize: private key is encrypted - support for encrypted private keys has been "
-                      "removed, see https://docs.docker.com/go/deprecated/")
 
 
 def _dial_ssh(endpoint):
