@@ -329,19 +329,21 @@ def go_json_error(error: ValueError) -> str:
     at += len(text[at:]) - len(text[at:].lstrip())
     if at >= len(text):
         return "unexpected end of JSON input" if text.strip() else "EOF"
-    for literal in ("true", "false", "null"):
-        if text[at] == literal[0] and str(error).startswith("Expecting value"):
+    said = str(error)                   # CPython's words, then PyPy's
+    if said.startswith("Error when decoding"):
+        at -= 1
+    if said.startswith(("Expecting value", "Error when decoding")):
+        for literal in ("true", "false", "null"):
             wrong = next((i for i, char in enumerate(literal) if text[at + i:at + i + 1] != char), None)
             if wrong and at + wrong < len(text):
                 return "invalid character %s in literal %s (expecting '%s')" % (
                     _go_char(text[at + wrong]), literal, literal[wrong])
-    where = {"Expecting property name": "looking for beginning of object key string",
-             "Expecting ':'": "after object key", "Expecting ','": "after value",
-             "Extra data": "after top-level value"}
-    for words, place in where.items():
-        if str(error).startswith(words):
-            return "invalid character %s %s" % (_go_char(text[at]), place)
-    return "invalid character %s looking for beginning of value" % _go_char(text[at])
+    places = {("Expecting property name", "Key name must be"): "looking for beginning of object key string",
+              ("Expecting ':'", "No ':' found"): "after object key", ("Extra data",): "after top-level value"}
+    place = next((place for words, place in places.items() if said.startswith(words)), "looking for beginning of value")
+    if said.startswith("Expecting ','") or "when decoding array" in said or "when decoding object" in said:
+        place = "after value"
+    return "invalid character %s %s" % (_go_char(text[at]), place)
 
 
 def json_kind(value) -> str:
