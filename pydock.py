@@ -1179,6 +1179,7 @@ class _Tap(io.RawIOBase):
         return True
 
     def readinto(self, buffer):
+        """Take bytes for the head; None, which io takes for "nothing right now", once stopped."""
         if self.stopped:
             return None
         count = self.wire.recv_into(buffer)
@@ -1322,6 +1323,7 @@ class TlsWire(Wire):
         return bool(self._decrypted or self._tls.pending() or self._received.pending) or _readable(self.sock)
 
     def close_write(self):
+        """Send the close_notify alert, and keep what has come in so far for `recv_into`."""
         with self._lock:
             # OpenSSL looks for the peer's own alert here and would drop data that it finds instead
             try:
@@ -1354,6 +1356,7 @@ class SshWire(Wire):
         self.errors.close()
 
     def complaint(self):
+        """How the ssh session ended and what it wrote to its error output; empty while it runs."""
         import subprocess
         try:
             code = self.child.wait(5)
