@@ -203,9 +203,14 @@ def is_ascii(text: str) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) == len(text)
 
 
+def is_narrow(text: str) -> bool:
+    """Whether each character takes one terminal cell, told fast: ASCII, and the `…` of what was cut."""
+    return is_ascii(text) or is_ascii(text.replace("\u2026", ""))
+
+
 def display_width(text: str) -> int:
     """How many terminal cells a text takes; East Asian wide characters take two, combining marks none."""
-    if is_ascii(text):
+    if is_narrow(text):
         return len(text)
     import unicodedata
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
@@ -217,6 +222,8 @@ def ellipsis(text: str, width: int) -> str:
         return text
     if width < 2:
         return text[:width]
+    if is_narrow(text):
+        return text[:width - 1] + "\u2026"
     room, cut = width - 1, 0
     while cut < len(text):
         room -= display_width(text[cut])
@@ -264,7 +271,7 @@ def columns(rows, minimum: int = 10, padding: int = 3) -> str:
         return ""
     if len(set(map(len, lines))) == 1:
         text = "\t".join(map("\t".join, lines))
-        if is_ascii(text) and "\n" not in text and text.count("\t") == len(lines) * len(lines[0]) - 1:
+        if is_narrow(text) and "\n" not in text and text.count("\t") == len(lines) * len(lines[0]) - 1:
             widths = [max(minimum, max(map(len, cells)) + padding) for cells in list(zip(*lines))[:-1]]
             layout = "".join("%%-%ds" % width for width in widths) + "%s\n"
             return "".join([layout % line for line in lines])
@@ -3221,13 +3228,15 @@ def _arity_complaint(count, arity):
 
 def format_ports(ports) -> str:
     """The PORTS column: runs of neighbouring ports joined, `0.0.0.0:80->80/tcp`, sorted by private port."""
+    if not ports:
+        return ""
     groups, done, mapped = {}, [], []
 
     def close(key, first, last):
         address, kind = key
         text = str(first) if first == last else "%d-%d" % (first, last)
         done.append("%s%s/%s" % ("%s->" % _host_port(address, text) if address else "", text, kind))
-    for port in sorted(ports or (), key=lambda p: (p.get("PrivatePort") or 0, p.get("IP") or "", p.get("PublicPort") or 0,
+    for port in sorted(ports, key=lambda p: (p.get("PrivatePort") or 0, p.get("IP") or "", p.get("PublicPort") or 0,
                                                    p.get("Type") or "")):
         private, address, kind = port.get("PrivatePort") or 0, port.get("IP") or "", port.get("Type") or ""
         if address and port.get("PublicPort") != private:
@@ -3826,6 +3835,8 @@ def image_rows(image: dict, digests: bool, tag_digests: bool = False) -> list:
 
 
 def _familiar_repository(name):
+    if not name.startswith(INDEX_ALIASES + ("library/",)):
+        return name                     # only names on Docker Hub have a shorter form
     try:
         return parse_reference(name).familiar_name
     except DockerError:
