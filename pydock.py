@@ -132,7 +132,7 @@ def os_error_text(error: OSError) -> str:
 
 def path_error_text(error: OSError, verb: str = "open") -> str:
     """As Go reports a failed file operation: `open /x: permission denied`."""
-    return "%s %s: %s" % (verb, error.filename, os_error_text(error)) if error.filename else os_error_text(error)
+    return os_error_text(error) if error.filename is None else "%s %s: %s" % (verb, error.filename, os_error_text(error))
 
 
 # ======================================================================================================================
@@ -199,13 +199,121 @@ def parse_rfc3339(text: str) -> float:
     return seconds + float(match.group(7) or 0) - (-offset if match.group(8) == "-" else offset)
 
 
+def format_rfc3339(timestamp: float) -> str:
+    """Unix seconds as local time in RFC 3339: `2026-11-24T02:55:16+01:00`."""
+    local = time.localtime(timestamp)
+    zone = "%s%02d:%02d" % (("-" if local.tm_gmtoff < 0 else "+",) + divmod(abs(local.tm_gmtoff) // 60, 60))
+    return "%04d-%02d-%02dT%02d:%02d:%02d" % local[:6] + (zone if local.tm_gmtoff else "Z")
+
+
+def format_nanoseconds(nanoseconds: int) -> str:
+    """Unix nanoseconds as `format_rfc3339` has seconds, with nine digits behind them."""
+    text = format_rfc3339(nanoseconds // 10 ** 9)
+    return "%s.%09d%s" % (text[:19], nanoseconds % 10 ** 9, text[19:])
+
+
+_DURATION_UNITS = {"ns": 1, "us": 10 ** 3, "\u00b5s": 10 ** 3, "\u03bcs": 10 ** 3, "ms": 10 ** 6, "s": 10 ** 9,
+                   "m": 60 * 10 ** 9, "h": 3600 * 10 ** 9}
+
+
+def parse_duration(text: str) -> int:
+    """A length of time as Go writes it (`1h30m`, `1.5s`) in nanoseconds; ValueError in Go's words."""
+    sign, rest = re.match(r"([-+]?)(.*)\Z", text, re.DOTALL).groups()
+    total = 0
+    while rest != "0" or total:
+        match = re.match(r"([0-9]*)(?:\.([0-9]*))?([^0-9.]*)", rest)
+        whole, fraction, unit = match.groups("")
+        if not whole + fraction:
+            raise ValueError("time: invalid duration " + go_quote(text))
+        if unit not in _DURATION_UNITS:
+            raise ValueError("time: %s duration %s" % ("unknown unit %s in" % go_quote(unit) if unit else
+                                                       "missing unit in", go_quote(text)))
+        total += int(whole + fraction) * _DURATION_UNITS[unit] // 10 ** len(fraction)
+        rest = rest[match.end():]
+        if not rest:
+            break
+    return -total if sign == "-" else total
+
+
+def parse_timestamp(text: str) -> str:
+    """A time for the engine: a duration before now, an RFC 3339 time or a part of one, or Unix seconds.
+
+    Returns Unix seconds as `--since` and `--until` send them, `1704153600.000000000`; DockerError in docker's words.
+    """
+    try:
+        if text != "0":
+            return str((int(time.time() * 1e9) - parse_duration(text)) // 10 ** 9)
+    except ValueError:
+        pass
+    try:
+        return _absolute_time(text)
+    except ValueError as error:
+        if "-" in text:
+            raise DockerError("parsing time %s%s" % (go_quote(text), error))
+    if not re.match(r"[-+]?[0-9]{1,18}(\.[0-9]{1,18})?\Z", text):
+        raise DockerError("failed to parse value as time or duration: " + go_quote(text))
+    return text
+
+
+# The parts of a time as Go's layouts name them, and how they are written.
+_TIME_PARTS = (("2006", "[0-9]{4}"), ("-", "-"), ("01", "[0-9]{2}"), ("-", "-"), ("02", "[0-9]{2}"), ("T", "T"),
+               ("15", "[0-9]{1,2}"), (":", ":"), ("04", "[0-9]{2}"), (":", ":"), ("05", "[0-9]{2}"),
+               (".999999999", r"(?:[.,][0-9]+)?"), ("Z07:00", "Z|[-+][0-9]{2}:[0-9]{2}"))
+_TIME_RANGES = {"01": ("month", 1, 12), "15": ("hour", 0, 23), "04": ("minute", 0, 59), "05": ("second", 0, 59)}
+
+
+def _absolute_time(text):
+    """Unix seconds and nanoseconds of a date and a time of day, read by the layout that its punctuation suggests."""
+    local = not re.search("[zZ+]", text) and text.count("-") != 3
+    colons = text.count(":") - (not local and not re.search("[zZ]", text) and ":" in text)
+    count = 12 if "." in text or "T" in text and colons > 1 else 5 if "T" not in text else 9 if colons else 7
+    parts = _TIME_PARTS[:count] + _TIME_PARTS[-1:] * (not local)
+    rest, found = text, {}
+    for name, pattern in parts:
+        match = re.match(pattern, rest)
+        if not match:
+            raise ValueError(' as "%s": cannot parse %s as "%s"' % (
+                "".join(part for part, _ in parts if part[0] != "." or "." in text), go_quote(rest), name))
+        rest = rest[match.end():]
+        found[name] = match.group()
+        word, least, most = _TIME_RANGES.get(name, ("", 0, 0))
+        if word and not least <= int(found[name]) <= most:
+            raise ValueError(": %s out of range" % word)
+    offset = time.localtime().tm_gmtoff             # today's, whatever was in force then, as docker has it
+    if not local:
+        hours, minutes = (int(found["Z07:00"][at:at + 2] or 0) for at in (1, 4))
+        if hours > 24 or minutes > 60:
+            raise ValueError(": time zone offset %s out of range" % ("hour" if hours > 24 else "minute"))
+        offset = (hours * 3600 + minutes * 60) * (-1 if found["Z07:00"][0] == "-" else 1)
+    if rest:
+        raise ValueError(": extra text: " + go_quote(rest))
+    import calendar
+    year, month, day, hour, minute, second = (int(found.get(part, 0)) for part in ("2006", "01", "02", "15", "04", "05"))
+    cycles, year = year // 400, year % 400 + 2000   # Python's calendar begins with the year 1 and ends with 9999
+    if not 1 <= day <= calendar.monthrange(year, month)[1]:
+        raise ValueError(": day out of range")
+    moment = calendar.timegm((year, month, day, hour, minute, second)) + (cycles - 5) * 146097 * 86400
+    return "%d.%s" % (moment - offset, found.get(".999999999", "")[1:10].ljust(9, "0"))
+
+
+def natural_key(text: str) -> list:
+    """A key for sorting that puts `a2` before `a10`."""
+    return [(48, int(part), len(part)) if len(part) > 1 or "0" <= part <= "9" else (ord(part),)
+            for part in re.findall("[0-9]+|[^0-9]", text)]
+
+
 def is_ascii(text: str) -> bool:
     return len(text.encode("utf-8", "surrogatepass")) == len(text)
 
 
+def is_narrow(text: str) -> bool:
+    """Whether each character takes one terminal cell, told fast: ASCII, and the `…` of what was cut."""
+    return is_ascii(text) or is_ascii(text.replace("\u2026", ""))
+
+
 def display_width(text: str) -> int:
     """How many terminal cells a text takes; East Asian wide characters take two, combining marks none."""
-    if is_ascii(text):
+    if is_narrow(text):
         return len(text)
     import unicodedata
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
@@ -217,6 +325,8 @@ def ellipsis(text: str, width: int) -> str:
         return text
     if width < 2:
         return text[:width]
+    if is_narrow(text):
+        return text[:width - 1] + "\u2026"
     room, cut = width - 1, 0
     while cut < len(text):
         room -= display_width(text[cut])
@@ -264,7 +374,7 @@ def columns(rows, minimum: int = 10, padding: int = 3) -> str:
         return ""
     if len(set(map(len, lines))) == 1:
         text = "\t".join(map("\t".join, lines))
-        if is_ascii(text) and "\n" not in text and text.count("\t") == len(lines) * len(lines[0]) - 1:
+        if is_narrow(text) and "\n" not in text and text.count("\t") == len(lines) * len(lines[0]) - 1:
             widths = [max(minimum, max(map(len, cells)) + padding) for cells in list(zip(*lines))[:-1]]
             layout = "".join("%%-%ds" % width for width in widths) + "%s\n"
             return "".join([layout % line for line in lines])
@@ -2048,6 +2158,13 @@ class ConfigFile:
                 return value
         return default
 
+    def proxy_variables(self, host: str) -> dict:
+        """The variables that tell the containers of an engine which proxies to use, in both cases."""
+        proxies = self.get("proxies", {})
+        proxies = proxies.get(host) or proxies.get("default") or {}
+        return {name: proxies[kind + "Proxy"] for kind in ("http", "https", "no", "ftp", "all")
+                if proxies.get(kind + "Proxy") for name in (kind.upper() + "_PROXY", kind + "_proxy")}
+
     def http_headers(self) -> dict:
         """Extra headers for every request: `$DOCKER_CUSTOM_HEADERS`, else the file's `HttpHeaders`.
 
@@ -3304,7 +3421,8 @@ class Client:
     """The Engine API: `call` for an answer, `stream` for a body, `hijack` for a connection, a method per endpoint.
 
     The API version is negotiated by the first request.  Connections are kept alive and reused; `close`, or the end of
-    a `with`, closes them.  Every method raises ApiError if the engine refuses, ConnectionFailed if there is none.
+    a `with`, closes them; threads may share a client.  Every method raises ApiError if the engine refuses,
+    ConnectionFailed if there is none.
 
     `endpoint` is an Endpoint, an address such as `tcp://build1:2375`, or None for what the environment says;
     `headers` go with every request; `version` pins the API version; `timeout` bounds every wait for the engine, in
@@ -3326,7 +3444,7 @@ class Client:
         self.engine = {}                # what the ping said: api_version, os_type, builder_version, experimental, swarm
         self.ping_failure = None        # why no version could be negotiated
         self._version = self.pinned
-        self._idle = None
+        self._idle = {}                 # "wire": the connection that waits for the next request, if one does
 
     def __enter__(self):
         return self
@@ -3335,9 +3453,8 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        if self._idle:
-            self._idle.hang_up()
-            self._idle = None
+        while self._idle:
+            self._idle.popitem()[1].hang_up()
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -3347,6 +3464,11 @@ class Client:
         if not self._version:
             self._negotiate()
         return self._version
+
+    @property
+    def os_type(self) -> str:
+        """The engine's operating system, as its ping names it; empty if there was none."""
+        return self.engine.get("os_type", "") if self.api_version else ""
 
     def at_least(self, version: str) -> bool:
         """Whether the version in use is `version` or later."""
@@ -3462,10 +3584,8 @@ class Client:
         return Body(wire, response, self._keep)
 
     def _keep(self, wire):
-        if self._idle:
+        if self._idle.setdefault("wire", wire) is not wire:
             wire.hang_up()
-        else:
-            self._idle = wire
 
     def _converse(self, method, path, query, body, headers, timeout, length=None, fresh=False):
         """Send a request and read the head of its answer: (wire, http.client's response).
@@ -3476,7 +3596,7 @@ class Client:
         while True:
             wire = None
             try:
-                wire, self._idle = (None, self._idle) if fresh else (self._idle, None)
+                wire = None if fresh else self._idle.pop("wire", None)
                 reused = wire is not None and not wire.answered()
                 if wire and not reused:
                     wire.hang_up()
@@ -3575,18 +3695,102 @@ class Client:
 
     def inspect(self, kind: str, name: str, query: dict = None) -> str:
         """The engine's own JSON text of one object; `kind` is `container`, `image`, `network`, `volume`, …"""
-        path = {"container": "/containers/%s/json", "image": "/images/%s/json", "plugin": "/plugins/%s/json"}
-        if not name.strip():
-            raise DockerError("invalid %s name or ID: value is empty" % kind)
-        return self.text(path.get(kind, "/" + kind + "s/%s") % name, query)
+        return self.text(_path_of(kind, name, "/json" if kind in ("container", "image", "plugin") else ""), query)
 
     def inspect_container(self, name: str) -> dict:
         """GET /containers/NAME/json."""
         return json.loads(self.inspect("container", name))
 
+    @staticmethod
+    def _container(name, action=""):
+        """The path of an endpoint for one container."""
+        if not name.strip():
+            raise DockerError("invalid container name or ID: value is empty")
+        return "/containers/%s%s" % (name.strip(), action)
+
+    def stop(self, container: str, timeout: int = None, signal: str = "") -> None:
+        """POST /containers/NAME/stop: a signal, then, after `timeout` seconds, SIGKILL; no signal before API 1.42."""
+        self.call("POST", self._container(container, "/stop"), {
+            "t": timeout, "signal": signal if signal and self.at_least("1.42") else None})
+
+    def restart(self, container: str, timeout: int = None, signal: str = "") -> None:
+        """POST /containers/NAME/restart; `timeout` and `signal` as for `stop`."""
+        self.call("POST", self._container(container, "/restart"), {
+            "t": timeout, "signal": signal if signal and self.at_least("1.42") else None})
+
+    def kill(self, container: str, signal: str = "") -> None:
+        """POST /containers/NAME/kill: send a signal, SIGKILL if none is named."""
+        self.call("POST", self._container(container, "/kill"), {"signal": signal or None})
+
+    def pause(self, container: str) -> None:
+        """POST /containers/NAME/pause."""
+        self.call("POST", self._container(container, "/pause"))
+
+    def unpause(self, container: str) -> None:
+        """POST /containers/NAME/unpause."""
+        self.call("POST", self._container(container, "/unpause"))
+
+    def wait(self, container: str) -> int:
+        """POST /containers/NAME/wait: the exit status, once the container has ended."""
+        return self.call("POST", self._container(container, "/wait"), expect=dict).get("StatusCode") or 0
+
+    def rename(self, container: str, name: str) -> None:
+        """POST /containers/NAME/rename."""
+        self.call("POST", self._container(container, "/rename"), {"name": name})
+
+    def remove_container(self, container: str, force: bool = False, v: bool = False, link: bool = False) -> None:
+        """DELETE /containers/NAME; `v`: and its anonymous volumes; `link`: the link of that name alone."""
+        self.call("DELETE", self._container(container), {
+            "force": "1" if force else None, "v": "1" if v else None, "link": "1" if link else None})
+
+    def top(self, container: str, ps_args: str = None) -> dict:
+        """GET /containers/NAME/top: the container's processes as ps shows them, `Titles` and `Processes`."""
+        return self.call("GET", self._container(container, "/top"), {"ps_args": ps_args}, expect=dict)
+
+    def diff(self, container: str) -> list:
+        """GET /containers/NAME/changes: each `Path` that was changed (`Kind` 0), added (1) or deleted (2)."""
+        return self.call("GET", self._container(container, "/changes"), expect=list)
+
+    def export(self, container: str) -> Body:
+        """GET /containers/NAME/export: a tar archive of the container's files."""
+        return self.stream("GET", self._container(container, "/export"))
+
+    def commit(self, container: str, repository: str = "", tag: str = "", message: str = "", author: str = "",
+               changes=(), pause: bool = True) -> str:
+        """POST /commit: make an image of a container; its ID.  `changes` are lines of a Dockerfile."""
+        self._container(container)
+        return self.call("POST", "/commit", {
+            "container": container.strip(), "repo": repository, "tag": tag, "comment": message, "author": author,
+            "changes": list(changes), "pause": None if pause else "0"}, expect=dict).get("Id") or ""
+
+    def import_image(self, source, name: str = "", message: str = "", changes=(), platform: str = "") -> JsonStream:
+        """POST /images/create: make an image, named with or without a tag, of a tar archive's files; the progress.
+
+        `source` is an address that the engine fetches, or an open binary file or iterable of bytes.
+        """
+        sent = not isinstance(source, str)
+        return JsonStream(self.stream("POST", "/images/create", {
+            "fromSrc": "-" if sent else source, "repo": name or None, "message": message or None,
+            "changes": list(changes), "platform": platform.lower() or None},
+            body=source if sent else None, headers={"Content-Type": "text/plain"} if sent else None))
+
+    def history(self, image: str, platform: str = "") -> list:
+        """GET /images/NAME/history: the layers of an image, the newest first."""
+        query = {"platform": platform_json(platform) or None}
+        return self.call("GET", "/images/%s/history" % image, query, expect=list)
+
     def inspect_image(self, name: str) -> dict:
         """GET /images/NAME/json."""
         return json.loads(self.inspect("image", name))
+
+    def create_container(self, config: dict, name: str = "", platform: str = "") -> dict:
+        """POST /containers/create: `config` with its `HostConfig` and `NetworkingConfig`; `Id` and `Warnings`."""
+        return self.call("POST", "/containers/create", {"name": name or None, "platform": platform or None}, config,
+                         expect=dict)
+
+    def update_container(self, container: str, config: dict) -> dict:
+        """POST /containers/NAME/update: new limits and restart policy; `Warnings`."""
+        return self.call("POST", "/containers/%s/update" % container, body=config, expect=dict)
 
     def pull(self, name: str, tag: str = "", auth_config: AuthConfig = None, platform: str = "") -> JsonStream:
         """POST /images/create: pull one tag or digest, or every tag where `tag` is empty; the progress messages."""
@@ -3628,6 +3832,69 @@ class Client:
         return self.stream("POST", "/images/load", {
             "quiet": "1" if quiet else "0", "platform": platform_json(platform) or None},
             body=source, headers={"Content-Type": TAR_TYPE}, length=length)
+
+    def prune(self, kind: str, filters: dict = None) -> dict:
+        """POST /containers/prune, or `images`, `networks`, `volumes`: remove the unused; what went, `SpaceReclaimed`."""
+        return self.call("POST", "/%s/prune" % kind, {"filters": encode_filters(filters) or None}, expect=dict)
+
+    def prune_builds(self, all: bool = False, keep_storage: int = 0, filters: dict = None) -> dict:
+        """POST /build/prune: remove unused build cache, all of it or what is dangling; `CachesDeleted`, `SpaceReclaimed`."""
+        return self.call("POST", "/build/prune", {
+            "all": "1" if all else None, "keep-storage": keep_storage or None, "filters": encode_filters(filters)},
+            expect=dict)
+
+    def networks(self, filters: dict = None) -> list:
+        """GET /networks."""
+        return self.call("GET", "/networks", {"filters": encode_filters(filters) or None}, expect=list)
+
+    def create_network(self, config: dict) -> dict:
+        """POST /networks/create; `config` holds `Name`, `Driver` and what else the API names; the answer's `Id`."""
+        return self.call("POST", "/networks/create", body=config, expect=dict)
+
+    def connect_network(self, network: str, container: str, endpoint_config: dict = None) -> None:
+        """POST /networks/NAME/connect."""
+        path = _path_of("network", network, "/connect")
+        self._container(container)
+        self.call("POST", path, body={"Container": container, "EndpointConfig": endpoint_config or {}})
+
+    def disconnect_network(self, network: str, container: str, force: bool = False) -> None:
+        """POST /networks/NAME/disconnect."""
+        path = _path_of("network", network, "/disconnect")
+        self._container(container)
+        self.call("POST", path, body={"Container": container, "Force": force})
+
+    def remove_network(self, network: str) -> None:
+        """DELETE /networks/NAME."""
+        self.call("DELETE", _path_of("network", network))
+
+    def volumes(self, filters: dict = None) -> list:
+        """GET /volumes."""
+        return self.call("GET", "/volumes", {"filters": encode_filters(filters) or None}, expect=dict).get("Volumes") or []
+
+    def create_volume(self, config: dict) -> dict:
+        """POST /volumes/create; `config` may hold `Name`, `Driver`, `DriverOpts`, `Labels`; the new volume."""
+        return self.call("POST", "/volumes/create", body=config, expect=dict)
+
+    def update_volume(self, volume: str, version: int, spec: dict) -> None:
+        """PUT /volumes/ID: change a cluster volume's specification, of which `version` was the last one seen."""
+        self.call("PUT", _path_of("volume", volume), {"version": version}, body={"Spec": spec})
+
+    def remove_volume(self, volume: str, force: bool = False) -> None:
+        """DELETE /volumes/NAME."""
+        self.call("DELETE", _path_of("volume", volume), {"force": "1" if force else None})
+
+    def df(self) -> dict:
+        """GET /system/df: what takes disk space."""
+        return self.call("GET", "/system/df", expect=dict)
+
+    def events(self, since: str = "", until: str = "", filters: dict = None) -> JsonStream:
+        """GET /events: what happens, up to `until` or for ever; both times as `parse_timestamp` gives them."""
+        return JsonStream(self.stream("GET", "/events", {
+            "since": since or None, "until": until or None, "filters": encode_filters(filters) or None}))
+
+    def stats(self, container: str, stream: bool = True) -> JsonStream:
+        """GET /containers/NAME/stats: samples of what a container uses, one a second, or one alone."""
+        return JsonStream(self.stream("GET", self._container(container, "/stats"), {"stream": "1" if stream else "0"}))
 
     # -- failures ------------------------------------------------------------------------------------------------------
 
@@ -3700,13 +3967,20 @@ def _status_line_complaint(line):
     return "net/http: HTTP/1.x transport connection broken: malformed HTTP %s %s" % (wrong[0], go_quote(wrong[1]))
 
 
+def _path_of(kind, name, tail=""):
+    """The API's path of one object; DockerError if it has no name."""
+    if not name.strip():
+        raise DockerError("invalid %s name or ID: value is empty" % kind)
+    return "/%ss/%s%s" % (kind, name, tail)
+
+
 def _auth_header(auth):
     return {"X-Registry-Auth": (auth or AuthConfig()).header()}
 
 
 def _with_query(path, query):
     """A path, with each character that a path may not hold escaped, and its query, sorted as Go sorts it."""
-    path = quote(path.rstrip("/"), safe="/:@!$&'()*+,;=~", errors="surrogateescape")
+    path = quote(re.sub("//+", "/", path).rstrip("/"), safe="/:@!$&'()*+,;=~", errors="surrogateescape")
     pairs = []
     for name, value in sorted((query or {}).items()):
         if isinstance(value, (list, tuple)):
@@ -3898,10 +4172,7 @@ def _message_head(message):
     """What stands before a message's status: time, ID and origin, where it has them."""
     head = ""
     if message.get("timeNano") or message.get("time"):
-        nanoseconds = message.get("timeNano") or message["time"] * 10 ** 9
-        head = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(nanoseconds // 10 ** 9))
-        zone = time.strftime("%z", time.localtime(nanoseconds // 10 ** 9))
-        head += ".%09d%s " % (nanoseconds % 10 ** 9, "Z" if zone == "+0000" else zone[:3] + ":" + zone[3:])
+        head = format_nanoseconds(message.get("timeNano") or message["time"] * 10 ** 9) + " "
     if message.get("id"):
         head += "%s: " % message["id"]
     if message.get("from"):
@@ -3914,6 +4185,72 @@ def _is_plain_progress(line):
     at = line.find(b'"progressDetail":{"current":')
     return at > 0 and line[at + 28:at + 29].isdigit() and line[at + 28:at + 29] != b"0" and \
         line.rstrip().endswith(b"}") and b'"errorDetail"' not in line and b'"aux"' not in line
+
+
+class StatsFeed:
+    """The newest sample of what each of several containers uses, each read by a thread of its own.
+
+    With `stream` the engine sends one a second, else one in all.  `failure` is what ended `follow`, if anything did.
+    """
+
+    PATIENCE = 2                        # seconds after which a sample no longer counts
+
+    def __init__(self, client: Client, stream: bool = True):
+        self.client = client
+        self.stream = stream
+        self.failure = None
+        self._rows = {}                 # name -> [newest sample, why there is no newer one, when it came]
+
+    def add(self, name: str) -> None:
+        """Begin to read a container's samples, unless that is done already."""
+        if name not in self._rows:
+            self._rows[name] = row = [{}, "", 0]
+            _in_background(self._read, name, row)
+
+    def follow(self, events: JsonStream, all: bool) -> None:
+        """Add containers as they start, with `all` as they are created, and without forget them as they end."""
+        _in_background(self._follow, events, all)
+
+    def wait(self) -> None:
+        """Wait until each container has brought a sample or an error, not longer than PATIENCE."""
+        end = time.time() + self.PATIENCE
+        while time.time() < end and not all(error or came for _, error, came in list(self._rows.values())):
+            time.sleep(0.01)
+
+    def rows(self) -> list:
+        """(name, sample, what is wrong or "") of each container, in the order in which they were added."""
+        late = time.time() - self.PATIENCE if self.stream else 1
+        return [(name, sample, error or "timeout waiting for stats" * (came < late))
+                for name, (sample, error, came) in list(self._rows.items())]
+
+    def _read(self, name, row):
+        try:
+            with self.client.stats(name, self.stream) as samples:
+                for sample in samples:
+                    row[0], row[2] = sample, time.time()
+                    if not self.stream:
+                        return
+            row[1] = "EOF"
+        except DockerError as error:
+            row[1] = str(error)
+
+    def _follow(self, events, all):
+        try:
+            with events:
+                for event in events:
+                    action, name = event.get("Action"), str((event.get("Actor") or {}).get("ID"))[:12]
+                    if action == "start" or all and action == "create":
+                        self.add(name)
+                    elif action == "die" and not all:
+                        self._rows.pop(name, None)
+            self.failure = DockerError("EOF")
+        except DockerError as error:
+            self.failure = StatusError("", 0) if str(error) == "unexpected EOF" else error
+
+
+def _in_background(target, *args):
+    import threading
+    threading.Thread(target=target, args=args, daemon=True).start()
 
 
 def read_password(stream, write, prompt: str) -> str:
@@ -3979,7 +4316,41 @@ def parse_filter(text: str) -> tuple:
     return name.strip().lower(), value.strip()
 
 
+def parse_uint(text: str, bits: int = 64) -> int:
+    """An unsigned decimal number of so many bits; ValueError in the words of Go's strconv."""
+    number = re.match(r"[0-9]+\Z", text)
+    if not number or int(text) >> bits:
+        raise ValueError("strconv.ParseUint: parsing %s: %s" % (
+            go_quote(text), "value out of range" if number else "invalid syntax"))
+    return int(text)
+
+
+def parse_size(text: str) -> int:
+    """A size in bytes, `1.5g` or `64 KiB` with binary units; ValueError in docker's words."""
+    number, suffix = re.match(r"(?s)(.*[0-9.])? ?(.*)\Z", text.lower()).groups()
+    if number is None or number.startswith("-"):
+        raise ValueError("invalid size: '%s'" % text)
+    if not re.match(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?\Z", number):
+        raise ValueError("strconv.ParseFloat: parsing %s: invalid syntax" % go_quote(number))
+    if not re.match(r"(b|[kmgtp](i?b)?)?\Z", suffix):
+        raise ValueError("invalid suffix: '%s'" % suffix)
+    return int(float(number) * 1024 ** "bkmgtp".index(suffix[:1] or "b"))
+
+
+def parse_cpus(text: str) -> int:
+    """A number of CPUs, `1.5` or `3/2`, in billionths; ValueError in docker's words."""
+    from fractions import Fraction
+    try:
+        count = Fraction(text if re.match(r"[0-9.+-]", text) else "") * 10 ** 9
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("failed to parse %s as a rational number" % text)
+    if count.denominator != 1:
+        raise ValueError("value is too precise")
+    return int(count)
+
+
 # The word that stands behind a flag in its table says how its value is read: (converter, whether values accumulate).
+# What follows a `|` in it is not shown.
 VALUE_TYPES = {
     "": (parse_bool, False), "string": (str, False), "int": (parse_int, False),
     "list": (str, True), "strings": (str, True), "filter": (parse_filter, True),
@@ -3990,15 +4361,16 @@ class Flag:
     """One flag of a FlagSet, read from its line in the table."""
 
     def __init__(self, line: str):
-        match = re.match(r"\s*(?:(#?)-(\w), *)?(#?)--([\w-]+)(?: (\S+))?(?:\s{2,}(.*))?$", line)
+        match = re.match(r"\s*(?:(#?)-(\w), *)?(#?)--([\w-]+)(?: (\S+))?(?:\s{2,}(.*?))?(?: > \S+)?$", line)
         hidden_short, self.short, hidden, self.long, word, text = match.groups()
-        self.word, self.text, self.hidden = word or "", text or "", bool(hidden or hidden_short)
+        self.word, self.text, self.hidden = (word or "").partition("|")[0], text or "", bool(hidden or hidden_short)
         since = re.search(r" \(API ([\d.]+)\)$", self.text)
         self.api = since.group(1) if since else ""
-        self.convert, self.repeats = VALUE_TYPES[self.word]
+        self.windows = self.text.endswith("(Windows)")
+        self.convert, self.repeats = VALUE_TYPES[word or ""]
         default = re.search(r"\(default (?:\"(.*)\"|(\S+))\)", self.text)
         self.default = [] if self.repeats else False if not self.word else None if self.word == "int" else ""
-        if default:
+        if default and not self.repeats:
             self.default = self.convert(default.group(1) if default.group(1) is not None else default.group(2))
 
     @property
@@ -4013,8 +4385,9 @@ class FlagSet:
     """The flags of one stage of a command line, on `argparse`, with Docker's grammar.
 
     `table` holds a line a flag, in the form in which help shows it: `-q, --quiet` (a boolean), `--platform string`,
-    then two blanks or more and the description; `(default X)` and `(API 1.42)` in it are meant.  A `#` before the
-    dashes hides a flag.
+    then two blanks or more and the description; `(default X)`, `(API 1.42)` and `(Windows)` in it are meant.  A `#`
+    before the dashes hides a flag.  ` > Field.Field` at the end says where in a request's body the value belongs, for
+    `fill_in`.
     """
 
     def __init__(self, table: str):
@@ -4048,10 +4421,11 @@ class FlagSet:
         # the width keeps argparse from asking shutil, and so bz2 and lzma, for the terminal's
         parser = argparse.ArgumentParser(prog="", usage="", add_help=False, allow_abbrev=False,
                                          formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80))
-        namespace = argparse.Namespace(given=set(), args=positionals, help=asked)
+        namespace = argparse.Namespace(given=set(), args=positionals)
         for flag in self.flags:
             parser.add_argument("--" + flag.long, dest=flag.dest, action=Store, const=flag, default=argparse.SUPPRESS)
             setattr(namespace, flag.dest, flag.default if not flag.repeats else list(flag.default))
+        namespace.help = asked
         return parser.parse_args(words, namespace)
 
     def _normalize(self, args, interspersed):
@@ -4070,7 +4444,7 @@ class FlagSet:
                 if name == "--":
                     raise UsageError("bad flag syntax: " + word, 125)
                 flag = self._by_name.get(name)
-                if not flag and name == "--help":
+                if name == "--help":
                     asked = asked or name
                     continue
                 if not flag:
@@ -4126,6 +4500,237 @@ class FlagSet:
         return "".join(line + "\n" for line in out)
 
 
+# -- values of run and create ------------------------------------------------------------------------------------------
+
+
+def key_value(text: str) -> tuple:
+    """`key=value` as a pair; the value is empty where there is no `=`."""
+    return text.partition("=")[::2]
+
+
+def parse_csv(text: str) -> list:
+    """The fields of a line of comma-separated values, `a,"b,c"`; ValueError if it is none."""
+    import csv
+    try:
+        fields = next(csv.reader([text], strict=True))
+    except csv.Error:
+        raise ValueError('parse error on line 1: extraneous or missing " in quoted-field')
+    if not fields:
+        raise ValueError("EOF")
+    return fields
+
+
+def parse_ip(text: str) -> str:
+    """An IP address in its canonical form; ValueError in docker's words."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            return socket.inet_ntop(family, socket.inet_pton(family, text.strip()))
+        except OSError:
+            pass
+    raise ValueError("IP address is not correctly formatted: " + text)
+
+
+def parse_extra_host(text: str) -> str:
+    """A line for /etc/hosts, `NAME:ADDRESS` or `NAME=ADDRESS`, in the form that the engine takes."""
+    name, _, address = text.partition("=" if "=" in text else ":")
+    if not name or name == text or ":" in name:
+        raise ValueError("bad format for add-host: " + go_quote(text))
+    address = re.sub(r"\A\[(.+)\]\Z", r"\1", address)
+    try:
+        return name + ":" + (address if address == "host-gateway" else parse_ip(address))
+    except ValueError:
+        raise ValueError("invalid IP address in add-host: " + go_quote(address))
+
+
+def absolute_path(path: str) -> str:
+    """A path from the root, by way of the folder that the shell says we are in."""
+    folder = os.environ.get("PWD", "")
+    if os.path.isdir(folder) and os.path.samefile(folder, os.curdir):
+        path = os.path.join(folder, path)
+    return os.path.abspath(path)
+
+
+def _ulimit(text):
+    name, value = key_value(text)
+    soft, hard = map(parse_int, (value.split(":") * 2)[:2])
+    if hard != -1 and (soft == -1 or soft > hard):
+        raise ValueError("ulimit soft limit must be less than or equal to hard limit: " + (
+            "soft: -1 (unlimited), hard: %d" % hard if soft == -1 else "%d > %d" % (soft, hard)))
+    return {"Name": name, "Hard": hard, "Soft": soft}
+
+
+def parse_gpus(text: str) -> dict:
+    """A `--gpus` value as a device request; ValueError in docker's words."""
+    found = {}
+    for field in parse_csv(text):
+        key, equals, value = field.partition("=")
+        if key in found:
+            raise ValueError("gpu request key '%s' can be specified only once" % key)
+        if equals and key not in ("count", "driver", "device", "capabilities", "options"):
+            raise ValueError("unexpected key '%s' in '%s'" % (key, field))
+        found.update({key: value} if equals else {key: "", "count": key})
+    count = found.get("count", "0" if "device" in found else "1")
+    if not re.match(r"(all|[+-]?[0-9]+)\Z", count):
+        raise ValueError('invalid count (%s): value must be either "all" or an integer: invalid syntax' % count)
+    return {"Driver": found.get("driver", ""), "Count": -1 if count == "all" else int(count),
+            "DeviceIDs": found["device"].split(",") if "device" in found else None,
+            "Capabilities": [(found["capabilities"].split(",") if "capabilities" in found else []) + ["gpu"]],
+            "Options": dict(map(key_value, parse_csv(found["options"]))) if "options" in found else {}}
+
+
+# The keys of --mount, where their values go, and what these are.
+_MOUNT_KEYS = '''
+type Type lower
+source Source path
+src Source path
+target Target text
+dst Target text
+destination Target text
+readonly ReadOnly bool
+ro ReadOnly bool
+consistency Consistency lower
+bind-propagation BindOptions.Propagation lower
+bind-nonrecursive BindOptions.NonRecursive bool
+bind-recursive=disabled BindOptions.NonRecursive bool
+bind-recursive=writable BindOptions.ReadOnlyNonRecursive bool
+bind-recursive=readonly BindOptions.ReadOnlyForceRecursive bool
+volume-nocopy VolumeOptions.NoCopy bool
+volume-label VolumeOptions.Labels map
+volume-subpath VolumeOptions.Subpath text
+volume-driver VolumeOptions.DriverConfig.Name text
+volume-opt VolumeOptions.DriverConfig.Options map
+image-subpath ImageOptions.Subpath text
+tmpfs-size TmpfsOptions.SizeBytes size
+tmpfs-mode TmpfsOptions.Mode octal
+'''
+_MOUNT_VALUES = {
+    "text": str, "lower": str.lower, "bool": parse_bool, "size": parse_size, "map": key_value,
+    "octal": lambda text: int(text, 8), "path": lambda text: absolute_path(text) if (text + "/")[:2] == "./" else text}
+
+
+def parse_mount(text: str) -> dict:
+    """A `--mount` value as the engine's Mount object; ValueError in docker's words."""
+    mount = {"Type": "volume"}
+    for field in parse_csv(text.strip()):
+        key, equals, value = field.partition("=")
+        key, wrong = key.lower(), "unexpected key '%s' in '%s'" % (key.lower(), field)
+        if not equals and key not in ("readonly", "ro", "volume-nocopy", "bind-nonrecursive"):
+            raise ValueError("invalid field '%s' must be a key=value pair" % field)
+        if field == "bind-recursive=enabled":
+            continue
+        if key == "bind-recursive":
+            wrong = ('invalid value for bind-recursive: %s (must be "enabled", "disabled", "writable", or "readonly")' %
+                     value)
+            key, value = field, "true"
+        row = re.search(r"^%s (\S+) (\w+)$" % re.escape(key), _MOUNT_KEYS, re.MULTILINE)
+        if not row:
+            raise ValueError(wrong)
+        *parents, name = row.group(1).split(".")
+        target = mount
+        for parent in parents:
+            target = target.setdefault(parent, {"DriverConfig": {}} if parent == "VolumeOptions" else {})
+        try:
+            value = _MOUNT_VALUES[row.group(2)](value if equals else "true")
+        except ValueError:
+            raise ValueError("invalid value for %s: %s" % (key, value))
+        if isinstance(value, tuple):
+            value = dict(target.get(name, {}), **{value[0]: value[1]} if value[0] else {})
+        target[name] = value
+        if not value and name != "Type":
+            del target[name]            # as docker leaves out what is empty
+    kind, options = mount["Type"], mount.get("BindOptions", {})
+    forced = options.get("ReadOnlyForceRecursive")
+    if not kind or not mount.get("Target"):
+        raise ValueError("target is required" if kind else "type is required")
+    for name in ("volume", "image", "bind", "tmpfs"):
+        if kind != name and name.title() + "Options" in mount:
+            raise ValueError("cannot mix '%s-*' options with mount type '%s'" % (name, kind))
+    needed = ("readonly" if (forced or options.get("ReadOnlyNonRecursive")) and not mount.get("ReadOnly") else
+              "bind-propagation=rprivate" if forced and options.get("Propagation") != "rprivate" else "")
+    if needed:
+        raise ValueError("option 'bind-recursive=%s' requires '%s' to be specified in conjunction" % (
+            "readonly" if forced else "writable", needed))
+    return mount
+
+
+def parse_network(text: str) -> dict:
+    """A `--network` value, a name or `name=…,alias=…`: its keys, with lists for those that may come more than once."""
+    found = {"name": text, "alias": [], "link-local-ip": [], "driver-opt": [], "ip": "", "ip6": "", "mac-address": "",
+             "gw-priority": 0}
+    if not re.search(r"\w=\w", text, re.ASCII):
+        return found
+    found["name"] = ""
+    for field in parse_csv(text):
+        key, equals, value = map(str.strip, field.lower().partition("="))
+        if not equals or key not in found:
+            raise ValueError("invalid field key " + key if key and equals else "invalid field " + field)
+        if key == "driver-opt" and "=" not in value:
+            raise ValueError("invalid key value pair format in driver options")
+        if key == "gw-priority" and not re.match(r"[+-]?[0-9]+\Z", value):
+            raise ValueError("invalid gw-priority (%s): invalid syntax" % value)
+        if isinstance(found[key], list):
+            found[key].append(value)
+        else:
+            found[key] = int(value) if key == "gw-priority" else value
+    if not found["name"]:
+        raise ValueError("network name/id is not specified")
+    return found
+
+
+def checked(convert, *checks):
+    """A converter that first holds a text against pairs of a pattern and a complaint.
+
+    In a complaint `{0}` is the text, `{1}` and `{2}` what stands before and behind its `=`.
+    """
+    def check(text):
+        for pattern, complaint in checks:
+            if not re.match(pattern, text):
+                raise ValueError(complaint.format(text, *key_value(text)))
+        return convert(text)
+    return check
+
+
+def device_value(key: str, convert, complaint: str):
+    """A converter of `/dev/x:VALUE` to {"Path": …, key: value}."""
+    def parse(text):
+        path, _, value = text.partition(":")
+        try:
+            return {"Path": path, key: convert(value)}
+        except ValueError:
+            raise ValueError(complaint % text)
+    return checked(parse, ("[^:]+:", "bad format: {0}"), ("/dev/", "bad format for device path: {0}"))
+
+
+_RATE = "invalid rate for device: %s. The correct format is <device-path>:<number>"
+_SYSCTLS = r"(kernel\.(msgmax|msgmnb|msgmni|sem|shmall|shmmax|shmmni|shm_rmid_forced)|(net|fs\.mqueue)\.[^=]*)="
+_LIMITS = "(core|cpu|data|fsize|locks|memlock|msgqueue|nice|nofile|nproc|rss|rtprio|rttime|sigpending|stack)="
+VALUE_TYPES.update({
+    "uint": (parse_uint, False), "uint16": (lambda text: parse_uint(text, 16), False), "bytes": (parse_size, False),
+    "bytes|swap": (lambda text: -1 if text == "-1" else parse_size(text), False), "decimal": (parse_cpus, False),
+    "duration": (parse_duration, False), "string|words": (lambda text: [text], False)})
+VALUE_TYPES.update((kind, (convert, True)) for kind, convert in {
+    "map": key_value, "list|pair": key_value, "list|tmpfs": lambda text: text.partition(":")[::2], "list|ip": parse_ip,
+    "list|host": parse_extra_host, "gpu-request": parse_gpus, "mount": parse_mount, "network": parse_network,
+    "list|env": checked(lambda text: key_value(text) if "=" in text else (text, os.environ.get(text)),
+                        ("[^=]", "invalid environment variable: {0}")),
+    "list|label": checked(key_value, ("[^=]", "invalid label '{0}': empty name"),
+                          (r"[^=\s]+(=|\Z)", "label '{1}' contains whitespaces")),
+    "list|stream": checked(str.lower, (r"(?i)std(in|out|err)\Z", "valid streams are STDIN, STDOUT and STDERR")),
+    "list|domain": checked(lambda text: text.strip(" .") or ".", (
+        r" *(\.|(?=.*[a-zA-Z])%s(\.%s)*\.?) *\Z" % (_LABEL, _LABEL), "{0} is not a valid domain")),
+    "list|link": checked(str, (".", "empty string specified for links"),
+                         (r"[^:]*(:[^:]*)?\Z", "bad format for links: {0}")),
+    "list|rule": checked(str, (r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}\Z", "invalid device cgroup format '{0}'")),
+    "map|sysctl": checked(key_value, (_SYSCTLS, "sysctl '{0}' is not allowed")),
+    "ulimit": checked(_ulimit, ("[^=]+=.", "invalid ulimit argument: {0}"), (_LIMITS, "invalid ulimit type: {1}"), (
+        r"[^:]*(:[^:]*)?\Z", "too many limit value arguments - {2}, can only have up to two, `soft[:hard]`")),
+    "list|weight": device_value("Weight", checked(int, (r"0*([1-9][0-9]{1,2}|1000|0)\Z", "")),
+                                "invalid weight for device: %s"),
+    "list|bps": device_value("Rate", parse_size, _RATE + "[<unit>]. Number must be a positive integer. Unit is optional "
+                             "and can be kb, mb, or gb"),
+    "list|iops": device_value("Rate", parse_uint, _RATE + ". Number must be a positive integer")}.items())
+
+
 # ======================================================================================================================
 # 12  DockerCli
 # ======================================================================================================================
@@ -4150,8 +4755,20 @@ GROUPS = {"builder": "Builds and their cache", "container": "Containers", "conte
           "network": "Networks", "system": "The engine itself", "volume": "Volumes"}
 _HYPHENATED = {"dial-stdio": "dialstdio"}
 _HIDDEN = ("dialstdio",)                # commands that help does not list
+_UNLISTED = ("cmd_remove", "cmd_image_rmi")     # other names of commands, which work and are not shown
 _FORMAT_FLAG = '''
       --format string      how to print: "table", "table TEMPLATE", "json" or a Go template'''
+_CONTAINERS = "CONTAINER [CONTAINER...]"
+_STOP_FLAGS = '''
+  -s, --signal string      the signal to send first (with an engine of API 1.42 or later)
+      #--time int
+  -t, --timeout int        seconds to wait before SIGKILL; -1 for ever
+'''
+_PRUNE_FLAGS = '''
+      --filter filter      only those that match, as name=value
+  -f, --force              do not ask
+'''
+_SURE = "\nAre you sure you want to continue?"
 _TRUST_FLAG = '''
       --disable-content-trust   accepted for compatibility; content trust is not offered (default true)'''
 
@@ -4250,6 +4867,16 @@ class Cli:
             raise EOFError
         return line.rstrip("\r\n").strip()
 
+    def confirm(self, question: str) -> bool:
+        """Whether the user agrees; the end of the input and an interrupt are a no."""
+        try:
+            return self.ask(question + " [y/N] ").lower() == "y"
+        except EOFError:
+            return False
+        except KeyboardInterrupt:
+            self.print("")
+            return False
+
     # -- dispatch ------------------------------------------------------------------------------------------------------
 
     def get_method(self, *words):
@@ -4297,11 +4924,11 @@ class Cli:
 
     @classmethod
     def commands(cls) -> dict:
-        """All commands: {words: function}, in the order of their definition."""
+        """All commands: {words: function}, in the order of their definition, without the names that are not shown."""
         found = {}
         for base in reversed(cls.__mro__):
             for name, method in vars(base).items():
-                if name.startswith("cmd_"):
+                if name.startswith("cmd_") and name not in _UNLISTED:
                     found[tuple(name.split("_")[1:])] = method
         return found
 
@@ -4370,12 +4997,12 @@ class Cli:
 
     # -- flags ---------------------------------------------------------------------------------------------------------
 
-    def parse(self, args, synopsis: str, arity, table: str = "", interspersed: bool = True):
+    def parse(self, args, synopsis: str, arity, table: str = "", interspersed: bool = True, api: str = ""):
         """Parse a command's words: the namespace of `FlagSet.parse`.
 
         `synopsis` is the usage line's tail, `arity` the number of positionals or (least, most), most None for any.
         Prints help where it is asked for, and raises StatusError with status 0 then; UsageError for wrong words;
-        DockerError for a flag that the engine is too old for.
+        DockerError where the engine is too old for a flag, or for the whole command, which needs the version `api`.
         """
         flags = FlagSet(table)
         command = " ".join((self.name,) + self._words)
@@ -4396,22 +5023,28 @@ class Cli:
             words, footer = complaint
             raise UsageError("%s: '%s' %s\n\nUsage:  %s\n\n%s '%s --help' for more information" % (
                 self.name, command, words, usage, footer, command), 1)
+        if api:
+            self.client.require(command, api)
         for flag in flags.flags:
             if flag.api and flag.dest in opts.given:
                 self.client.require('"--%s"' % flag.long, flag.api)
+            if flag.windows and flag.dest in opts.given and self.client.os_type not in ("", "windows"):
+                raise DockerError('"--%s" is only supported on a Docker daemon running on windows, but the Docker '
+                                  'daemon is running on %s' % (flag.long, self.client.os_type))
         return opts
 
     # -- what commands share -------------------------------------------------------------------------------------------
 
-    def show_progress(self, stream: JsonStream, quiet: bool = False, on_aux=None) -> None:
-        """Show a stream of progress messages on the output; with `quiet` just heed its errors."""
-        live = self.is_terminal and os.environ.get("TERM") != "dumb" and not quiet
+    def show_progress(self, stream: JsonStream, quiet: bool = False, on_aux=None, out=None) -> None:
+        """Show a stream of progress messages on the output, or on `out`; with `quiet` just heed its errors."""
+        out = out or self.out
+        live = is_terminal(out) and os.environ.get("TERM") != "dumb" and not quiet
 
         def write(text):
             if not quiet:
-                self.write(text)
-                self.out.flush()
-        ProgressDisplay(write, (lambda: terminal_size(self.out)) if live else None).show(stream, on_aux)
+                _write(out, text)
+                out.flush()
+        ProgressDisplay(write, (lambda: terminal_size(out)) if live else None).show(stream, on_aux)
 
     def each(self, names, action) -> None:
         """Do something for each name; go on after a failure, and raise what went wrong, a line each, at the end."""
@@ -4423,6 +5056,79 @@ class Cli:
                 failures.append(str(error))
         if failures:
             raise DockerError("\n".join(failures))
+
+    def each_at_once(self, names, action, forgiven=()) -> None:
+        """Do something for all names, 50 at a time, and print each for which it went well; else as `each`.
+
+        An error of one of the `forgiven` kinds is told, but no failure.
+        """
+        import threading
+        errors, threads = {}, []
+
+        def work(at):
+            try:
+                action(names[at])
+            except Exception as error:      # raised again where somebody hears of it
+                errors[at] = error
+
+        def report(at):
+            if at == len(threads):
+                threads.extend(threading.Thread(target=work, args=(i,), daemon=True)
+                               for i in range(at, min(at + 50, len(names))))
+                for thread in threads[at:]:
+                    thread.start()
+            threads[at].join()
+            if isinstance(errors.get(at), forgiven):
+                self.warn(str(errors[at]))
+            elif at in errors:
+                raise errors[at]
+            else:
+                self.print(names[at])
+        self.client.api_version             # settled before the threads ask
+        self.each(range(len(names)), report)
+
+    def save(self, what: str, path: str, get) -> None:
+        """Write the archive that `get()` gives to the file `path`, or to the output where none is named."""
+        if path:
+            try:
+                check_output_path(path)
+            except DockerError as error:
+                raise DockerError("failed to %s: %s" % (what, error))
+        elif self.is_terminal:
+            raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+        with get() as body:
+            if path:
+                save_body(body, path)
+            else:
+                self.copy_out(body)
+
+    def prune(self, kind: str, filters: dict, all: bool = False, keep_storage: int = 0) -> int:
+        """Remove the unused `containers`, `images`, `networks`, `volumes` or build `caches` (`all` of those, or down to
+        `keep_storage` bytes); list them, return the bytes that are free.
+
+        The `pruneFilters` of the configuration count, too, but for labels that a filter in `filters` contradicts.
+        """
+        merged = {name: list(values) for name, values in filters.items()}
+        for name, equals, value in [str(text).partition("=") for text in self.config.get("pruneFilters", [])]:
+            opposite = {"label": "label!", "label!": "label"}.get(name)
+            if equals and value not in filters.get(opposite, ()):
+                merged.setdefault(name, []).append(value)
+        if kind == "caches":
+            report = self.client.prune_builds(all, keep_storage, merged)
+        else:
+            report = self.client.prune(kind, merged)
+        removed = report.get(kind.title() + "Deleted")
+        if removed:
+            self.print("Deleted %s:" % ("build cache objects" if kind == "caches" else kind.title()))
+            for item in removed:
+                self.print(item if isinstance(item, str) else "untagged: " + item["Untagged"] if item.get("Untagged") else
+                           "deleted: %s" % item.get("Deleted", ""))
+            self.print("")
+        return report.get("SpaceReclaimed") or 0
+
+    def show_reclaimed(self, size: int) -> None:
+        """The line that ends what a prune prints."""
+        self.print("Total reclaimed space: " + format_size(size))
 
     def template(self, text: str, name: str = "") -> Template:
         """A parsed template; one that makes no sense ends the command with status 64."""
@@ -4476,6 +5182,15 @@ class Cli:
             return self.write("".join("".join(("%s: %s" % (label, columns_of[field][1](row))).rstrip() + "\n"
                                               for label, field in raw) + "\n" for row in rows))
         return self._show_by_template(rows, columns_of, "{{json .}}" if format_text == "json" else format_text, row_type)
+
+    def rendered(self, *args, **options) -> str:
+        """What `show_rows` would print."""
+        out, self.out = self.out, io.StringIO()
+        try:
+            self.show_rows(*args, **options)
+            return self.out.getvalue()
+        finally:
+            self.out = out
 
     def _show_by_template(self, rows, columns_of, format_text, row_type):
         is_table = format_text.startswith("table")
@@ -4541,13 +5256,15 @@ def _arity_complaint(count, arity):
 
 def format_ports(ports) -> str:
     """The PORTS column: runs of neighbouring ports joined, `0.0.0.0:80->80/tcp`, sorted by private port."""
+    if not ports:
+        return ""
     groups, done, mapped = {}, [], []
 
     def close(key, first, last):
         address, kind = key
         text = str(first) if first == last else "%d-%d" % (first, last)
         done.append("%s%s/%s" % ("%s->" % _host_port(address, text) if address else "", text, kind))
-    for port in sorted(ports or (), key=lambda p: (p.get("PrivatePort") or 0, p.get("IP") or "", p.get("PublicPort") or 0,
+    for port in sorted(ports, key=lambda p: (p.get("PrivatePort") or 0, p.get("IP") or "", p.get("PublicPort") or 0,
                                                    p.get("Type") or "")):
         private, address, kind = port.get("PrivatePort") or 0, port.get("IP") or "", port.get("Type") or ""
         if address and port.get("PublicPort") != private:
@@ -4603,6 +5320,175 @@ class ContainerCommands(Cli):
             -s, --size            disk usage, too''')
         query = {"size": "1" if opts.size else None}
         self.inspect(opts.args, opts.format, lambda name: self.client.inspect("container", name, query), "container")
+
+    def cmd_stats(self, *args):
+        """Show what containers use, as it changes."""
+        opts = self.parse(args, "[CONTAINER...]", (0, None), '''
+            -a, --all             also containers that do not run''' + _FORMAT_FLAG + '''
+                --no-stream       once, and no more
+                --no-trunc        whole IDs''')
+        feed = StatsFeed(self.client, not opts.no_stream)
+        self.client.api_version         # settled before threads ask
+        if not opts.args:
+            feed.follow(self.client.events(filters={"type": ["container"]}), opts.all)
+        for name in opts.args or [short_id(c["Id"]) for c in self.client.containers(opts.all)]:
+            feed.add(name)
+        feed.wait()
+        if feed.stream:
+            time.sleep(0.5)
+        failures = [error for _, _, error in feed.rows() if error]
+        if opts.args and failures:
+            raise DockerError("\n".join(failures))
+        while True:
+            text = self.rendered(feed.rows(), stats_columns(opts.no_trunc), _STATS_FIELDS.split(),
+                                 opts.format or self.config.get("statsFormat", ""), row_type="*container.statsContext")
+            if opts.no_stream:
+                return self.write(text)
+            text = "\x1b[H" + text      # docker writes it twice, the second time with what blots out longer lines
+            self.write(text + "".join(line + " \x1b[K\n" for line in text.split("\n")) + "\x1b[J")
+            self.out.flush()
+            if feed.failure:
+                raise feed.failure
+            time.sleep(0.5)
+
+    cmd_container_stats = cmd_stats
+
+    def cmd_stop(self, *args):
+        """Stop containers: ask them to end, then make them."""
+        opts = self.parse(args, _CONTAINERS, (1, None), _STOP_FLAGS)
+        timeout = self.stop_timeout(opts)
+        self.each_at_once(opts.args, lambda name: self.client.stop(name, timeout, opts.signal))
+
+    def cmd_restart(self, *args):
+        """Stop containers and start them again."""
+        opts = self.parse(args, _CONTAINERS, (1, None), _STOP_FLAGS)
+        timeout = self.stop_timeout(opts)
+
+        def restart(name):
+            self.client.restart(name, timeout, opts.signal)
+            self.print(name)
+        self.each(opts.args, restart)
+
+    def stop_timeout(self, opts):
+        """The value of `--timeout`, or of `--time` as it was called; None where neither is given."""
+        if "time" in opts.given:
+            self.print("Flag --time has been deprecated, use --timeout instead")
+            if "timeout" in opts.given:
+                raise DockerError("conflicting options: cannot specify both --timeout and --time")
+        return opts.timeout if "timeout" in opts.given else opts.time
+
+    def cmd_kill(self, *args):
+        """Send a signal to containers, SIGKILL if none is named."""
+        opts = self.parse(args, _CONTAINERS, (1, None), '''
+            -s, --signal string   the signal, by name or number''')
+        self.each_at_once(opts.args, lambda name: self.client.kill(name, opts.signal))
+
+    def cmd_pause(self, *args):
+        """Freeze all processes of containers."""
+        self.each_at_once(self.parse(args, _CONTAINERS, (1, None)).args, lambda name: self.client.pause(name))
+
+    def cmd_unpause(self, *args):
+        """Let frozen containers go on."""
+        self.each_at_once(self.parse(args, _CONTAINERS, (1, None)).args, lambda name: self.client.unpause(name))
+
+    def cmd_wait(self, *args):
+        """Wait for containers to end and print their exit statuses."""
+        opts = self.parse(args, _CONTAINERS, (1, None))
+        self.each(opts.args, lambda name: self.print(str(self.client.wait(name))))
+
+    def cmd_rm(self, *args):
+        """Remove containers."""
+        opts = self.parse(args, _CONTAINERS, (1, None), '''
+            -f, --force     kill them first if they run; one that is not there is no failure
+            -l, --link      remove the link of that name, not the container
+            -v, --volumes   remove their anonymous volumes, too''')
+
+        def remove(name):
+            name = name.strip("/")
+            if not name:
+                raise DockerError("container name cannot be empty")
+            self.client.remove_container(name, opts.force, opts.volumes, opts.link)
+        self.each_at_once(opts.args, remove, NotFound if opts.force else ())
+
+    def cmd_rename(self, *args):
+        """Give a container another name."""
+        old, new = [name.strip() for name in self.parse(args, "CONTAINER NEW_NAME", 2).args]
+        if not old or not new:
+            raise DockerError("Error: Neither old nor new names may be empty")
+        try:
+            self.client.rename(old, new)
+        except DockerError as error:
+            raise DockerError("%s\nError: failed to rename container named %s" % (error, old))
+
+    def cmd_top(self, *args):
+        """Show the processes of a container, as ps does with the options given."""
+        name, *options = self.parse(args, "CONTAINER [ps OPTIONS]", (1, None), interspersed=False).args
+        found = self.client.top(name, " ".join(options) if options else None)
+        self.write(columns([found.get("Titles") or ()] + (found.get("Processes") or []), 20))
+
+    def cmd_port(self, *args):
+        """Show where the ports of a container are published."""
+        name, wanted = (self.parse(args, "CONTAINER [PRIVATE_PORT[/PROTO]]", (1, 2)).args + [""])[:2]
+        port, _, protocol = wanted.partition("/")
+        ports = (self.client.inspect_container(name).get("NetworkSettings") or {}).get("Ports") or {}
+        is_number = re.match(r"[0-9]+\Z", port)
+        if wanted and not (is_number and int(port) < 1 << 16):
+            raise DockerError("Error: invalid port (%s): strconv.ParseUint: parsing %s: %s" % (
+                port, go_quote(port), "value out of range" if is_number else "invalid syntax"))
+        lines = ["%s -> " % key * (not wanted) + _host_port(binding.get("HostIp") or "", binding.get("HostPort") or "")
+                 for key in ([port + "/" + (protocol or "tcp")] if wanted else ports) for binding in ports.get(key) or ()]
+        if wanted and not lines:
+            raise DockerError("Error: No public port '%s' published for %s" % (wanted, name))
+        self.write("".join([line + "\n" for line in sorted(lines, key=natural_key)]))
+
+    def cmd_diff(self, *args):
+        """Show what has changed in the files of a container: C changed, A added, D deleted."""
+        name, = self.parse(args, "CONTAINER", 1).args
+        if not name:
+            raise DockerError("Container name cannot be empty")
+        kinds = {0: "C", 1: "A", 2: "D"}
+        for change in self.client.diff(name):
+            self.print("%s %s" % (kinds.get(change.get("Kind") or 0, ""), change.get("Path") or ""))
+
+    def cmd_commit(self, *args):
+        """Make an image of a container as it is now."""
+        opts = self.parse(args, "CONTAINER [REPOSITORY[:TAG]]", (1, 2), '''
+            -a, --author string    who made it
+            -c, --change list      a line of a Dockerfile that is to apply to the image
+            -m, --message string   what the change was about
+            -p, --pause            freeze the container meanwhile (default true)''', interspersed=False)
+        name, target = (opts.args + [""])[:2]
+        reference = parse_reference(target).with_default_tag() if target else None
+        if reference and reference.digest:
+            raise DockerError("refusing to create a tag with a digest reference")
+        self.print(self.client.commit(name, reference.name if reference else "", reference.tag if reference else "",
+                                      opts.message, opts.author, opts.change, opts.pause))
+
+    def cmd_export(self, *args):
+        """Write the files of a container to a tar archive, on the output or in a file."""
+        opts = self.parse(args, "CONTAINER", 1, '''
+            -o, --output string   file to write''')
+        self.save("export container", opts.output, lambda: self.client.export(opts.args[0]))
+
+    def cmd_container_prune(self, *args):
+        """Remove all stopped containers."""
+        opts = self.parse(args, "", 0, _PRUNE_FLAGS, api="1.25")
+        if opts.force or self.confirm("WARNING! This will remove all stopped containers." + _SURE):
+            self.show_reclaimed(self.prune("containers", _filter_map(opts.filter)))
+
+    cmd_container_commit = cmd_commit
+    cmd_container_diff = cmd_diff
+    cmd_container_export = cmd_export
+    cmd_container_kill = cmd_kill
+    cmd_container_pause = cmd_pause
+    cmd_container_port = cmd_port
+    cmd_container_rename = cmd_rename
+    cmd_container_restart = cmd_restart
+    cmd_container_stop = cmd_stop
+    cmd_container_top = cmd_top
+    cmd_container_unpause = cmd_unpause
+    cmd_container_wait = cmd_wait
+    cmd_container_rm = cmd_container_remove = cmd_remove = cmd_rm
 
 
 _CONTAINER_ROW = "*formatter.ContainerContext"
@@ -4672,6 +5558,55 @@ def container_columns(whole: bool) -> dict:
         "LocalVolumes": ("LOCAL VOLUMES", lambda c: str(sum(m.get("Driver") == "local" for m in c.get("Mounts") or ()))),
         "Platform": ("PLATFORM", lambda c: (c.get("ImageManifestDescriptor") or {}).get("platform")),
         "Networks": ("NETWORKS", lambda c: ",".join(sorted((c.get("NetworkSettings") or {}).get("Networks") or ()))),
+    }
+
+
+_STATS_FIELDS = "ID Name CPUPerc MemUsage MemPerc NetIO BlockIO PIDs"
+
+
+def stats_columns(whole: bool) -> dict:
+    """The fields of what StatsFeed.rows gives: {field: (heading, function)}."""
+    def number(sample, *path):
+        for key in path:
+            sample = sample.get(key) if isinstance(sample, dict) else None
+        return _number(sample)
+
+    def cpu(s):
+        def grown(*path):
+            return number(s["cpu_stats"], *path) - number(s.get("precpu_stats"), *path)
+        total, possible = grown("cpu_usage", "total_usage"), grown("system_cpu_usage")
+        count = number(s, "cpu_stats", "online_cpus") or len(s["cpu_stats"]["cpu_usage"].get("percpu_usage") or ())
+        return 100.0 * total / possible * count if possible > 0 and total > 0 else 0.0
+
+    def memory(s):
+        """What is used, without the cache that could be dropped (cgroup v1 and v2 name it differently)."""
+        used, stats = number(s, "memory_stats", "usage"), (s.get("memory_stats") or {}).get("stats") or {}
+        return next((used - stats[key] for key in ("total_inactive_file", "inactive_file")
+                     if key in stats and _number(stats[key]) < used), used)
+
+    def limit(s):
+        return number(s, "memory_stats", "limit")
+
+    def network(s, field):
+        return format_size(sum(number(part, field) for part in (s.get("networks") or {}).values()), 3)
+
+    def block(s, letter):
+        parts = (s.get("blkio_stats") or {}).get("io_service_bytes_recursive") or ()
+        return format_size(sum(number(part, "value") for part in parts if part.get("op", "")[:1].lower() == letter), 3)
+
+    def valid(show, otherwise="--"):
+        return lambda row: otherwise if row[2] else show(row[1])
+    return {
+        "Container": ("CONTAINER", lambda row: row[0]),
+        "Name": ("NAME", lambda row: re.sub("^/", "", row[1].get("name") or "") or "--"),
+        "ID": ("CONTAINER ID", lambda row: (row[1].get("id") or "")[:None if whole else 12]),
+        "CPUPerc": ("CPU %", valid(lambda s: "%.2f%%" % cpu(s))),
+        "MemUsage": ("MEM USAGE / LIMIT", valid(lambda s: "%s / %s" % (
+            format_binary_size(memory(s)), format_binary_size(limit(s))), "-- / --")),
+        "MemPerc": ("MEM %", valid(lambda s: "%.2f%%" % (memory(s) * 100.0 / limit(s) if limit(s) else 0))),
+        "NetIO": ("NET I/O", valid(lambda s: network(s, "rx_bytes") + " / " + network(s, "tx_bytes"))),
+        "BlockIO": ("BLOCK I/O", valid(lambda s: block(s, "r") + " / " + block(s, "w"))),
+        "PIDs": ("PIDS", valid(lambda s: "%d" % number(s, "pids_stats", "current"))),
     }
 
 
@@ -4844,6 +5779,15 @@ class RegistryCommands(Cli):
             self.cmd_login(*([] if index == INDEX_SERVER else [index]))
             action(self.registry_auth(index, what))
 
+    def refuse_content_trust(self, opts) -> None:
+        """Content trust needs a Notary client; better to say so than to pull what was not verified."""
+        try:
+            wanted = parse_bool(os.environ.get("DOCKER_CONTENT_TRUST") or "false")
+        except ValueError:
+            wanted = True
+        if not opts.disable_content_trust or wanted and "disable_content_trust" not in opts.given:
+            raise DockerError("content trust is not offered: unset DOCKER_CONTENT_TRUST, or give --disable-content-trust")
+
     def registry_auth(self, index: str, what: str) -> AuthConfig:
         """The credentials for a registry.  A pull does without those that a broken helper does not give."""
         try:
@@ -4869,6 +5813,594 @@ def _registry_key(server):
     if not name or name == INDEX_SERVER or registry_hostname(name) in INDEX_ALIASES:
         return INDEX_SERVER
     return registry_hostname(name)
+
+
+# Flags of create and run, and where in the request's body they go.  What depends on several flags goes nowhere here:
+# container_config puts it in.
+CREATE_TABLE = '''
+      --add-host list|host               one more line of /etc/hosts, NAME:ADDRESS > HostConfig.ExtraHosts
+      --annotation map                   annotation for the runtime (default map[]) (API 1.43) > HostConfig.Annotations
+  -a, --attach list|stream               attach to STDIN, STDOUT or STDERR
+      --blkio-weight uint16              share of block input and output, 10 to 1000 > HostConfig.BlkioWeight
+      --blkio-weight-device list|weight  that share for one device, as DEVICE:WEIGHT > HostConfig.BlkioWeightDevice
+      --cap-add list                     add a Linux capability > HostConfig.CapAdd
+      --cap-drop list                    take a Linux capability away > HostConfig.CapDrop
+      --cgroup-parent string             cgroup above the container's > HostConfig.CgroupParent
+      --cgroupns string                  cgroup namespace: "host" or "private" (API 1.41) > HostConfig.CgroupnsMode
+      --cidfile string                   write the container's ID into this file > HostConfig.ContainerIDFile
+      --cpu-count int                    number of CPUs (Windows) > HostConfig.CpuCount
+      --cpu-percent int                  percentage of the CPUs (Windows) > HostConfig.CpuPercent
+      --cpu-period int                   period of the completely fair scheduler > HostConfig.CpuPeriod
+      --cpu-quota int                    quota of the completely fair scheduler > HostConfig.CpuQuota
+      --cpu-rt-period int                real-time period in microseconds (API 1.25) > HostConfig.CpuRealtimePeriod
+      --cpu-rt-runtime int               real-time runtime in microseconds (API 1.25) > HostConfig.CpuRealtimeRuntime
+  -c, --cpu-shares int                   share of processor time, relative to others > HostConfig.CpuShares
+      --cpus decimal                     number of CPUs (API 1.25) > HostConfig.NanoCpus
+      --cpuset-cpus string               CPUs to run on, as 0-3 or 0,1 > HostConfig.CpusetCpus
+      --cpuset-mems string               memory nodes to use, as 0-3 or 0,1 > HostConfig.CpusetMems
+      --device list                      make a device of the host available
+      --device-cgroup-rule list|rule     rule for the devices that the cgroup allows > HostConfig.DeviceCgroupRules
+      --device-read-bps list|bps         bytes a second to read from a device at most > HostConfig.BlkioDeviceReadBps
+      --device-read-iops list|iops       reads a second from a device at most > HostConfig.BlkioDeviceReadIOps
+      --device-write-bps list|bps        bytes a second to write to a device at most > HostConfig.BlkioDeviceWriteBps
+      --device-write-iops list|iops      writes a second to a device at most > HostConfig.BlkioDeviceWriteIOps
+      --disable-content-trust            accepted for compatibility; content trust is not offered (default true)
+      --dns list|ip                      DNS server > HostConfig.Dns
+      #--dns-opt list                    DNS option > HostConfig.DnsOptions
+      --dns-option list                  DNS option > HostConfig.DnsOptions
+      --dns-search list|domain           DNS search domain > HostConfig.DnsSearch
+      --domainname string                NIS domain name > Domainname
+      --entrypoint string|words          program to run in place of the image's entrypoint > Entrypoint
+  -e, --env list|env                     environment variable, NAME=VALUE or NAME for our own value
+      --env-file list                    read environment variables from a file
+      --expose list                      expose a port or a range of ports
+      --gpus gpu-request                 GPUs to add, "all" for every one (API 1.40) > HostConfig.DeviceRequests
+      --group-add list                   one more group for the user > HostConfig.GroupAdd
+      --health-cmd string                command that tells whether the container is well > Healthcheck.Test
+      --health-interval duration         time between checks (default 0s) > Healthcheck.Interval
+      --health-retries int               failures in a row after which it is not well > Healthcheck.Retries
+      --health-start-interval duration   time between checks then (default 0s) (API 1.44) > Healthcheck.StartInterval
+      --health-start-period duration     time to start up in (default 0s) (API 1.29) > Healthcheck.StartPeriod
+      --health-timeout duration          time that one check may take (default 0s) > Healthcheck.Timeout
+      --help                             print this help
+  -h, --hostname string                  host name in the container > Hostname
+      --init                             run an init in front of the command (API 1.25) > HostConfig.Init
+  -i, --interactive                      keep the input open > OpenStdin
+      --io-maxbandwidth bytes            bytes a second for the system drive (Windows) > HostConfig.IOMaximumBandwidth
+      --io-maxiops uint                  operations a second for the system drive (Windows) > HostConfig.IOMaximumIOps
+      --ip string                        IPv4 address on the network
+      --ip6 string                       IPv6 address on the network
+      --ipc string                       IPC mode > HostConfig.IpcMode
+      --isolation string                 way of isolating the container > HostConfig.Isolation
+      --kernel-memory bytes              kernel memory at most (default 0) > HostConfig.KernelMemory
+  -l, --label list|label                 label, as key=value
+      --label-file list                  read labels from a file
+      --link list|link                   link to another container > HostConfig.Links
+      --link-local-ip list               link-local address on the network
+      --log-driver string                where the container's output goes > HostConfig.LogConfig.Type
+      --log-opt list|pair                option for the log driver, as key=value > HostConfig.LogConfig.Config
+      --mac-address string               hardware address on the network
+  -m, --memory bytes                     memory at most (default 0) > HostConfig.Memory
+      --memory-reservation bytes         memory at most when it is scarce (default 0) > HostConfig.MemoryReservation
+      --memory-swap bytes|swap           memory and swap at most, -1 for any (default 0) > HostConfig.MemorySwap
+      --memory-swappiness int            how readily to swap, 0 to 100 (default -1) > HostConfig.MemorySwappiness
+      --mount mount                      mount a file system, as type=…,source=…,target=… > HostConfig.Mounts
+      --name string                      name for the container
+      #--net network                     network to connect to
+      #--net-alias list                  name of the container on its network
+      --network network                  network to connect to, as NAME or name=…,alias=…
+      --network-alias list               name of the container on its network
+      --no-healthcheck                   no check whether the container is well
+      --oom-kill-disable                 do not kill it when memory runs out > HostConfig.OomKillDisable
+      --oom-score-adj int                how likely to kill it then, -1000 to 1000 > HostConfig.OomScoreAdj
+      --pid string                       PID namespace: "host" or "container:NAME" > HostConfig.PidMode
+      --pids-limit int                   number of processes at most, -1 for any > HostConfig.PidsLimit
+      --platform string                  platform of a multi-platform image (API 1.32)
+      --privileged                       all privileges on the host > HostConfig.Privileged
+  -p, --publish list                     publish a port to the host, as [[ADDRESS:]PORT:]PORT[/PROTOCOL]
+  -P, --publish-all                      publish every exposed port to a random one > HostConfig.PublishAllPorts
+      --pull string                      when to pull the image: "always", "missing" or "never" (default "missing")
+  -q, --quiet                            no progress of a pull
+      --read-only                        root file system that cannot be written to > HostConfig.ReadonlyRootfs
+      --restart string                   when to start it again after it ended (default "no")
+      --rm                               remove it and its anonymous volumes when it ends > HostConfig.AutoRemove
+      --runtime string                   runtime for this container > HostConfig.Runtime
+      --security-opt list                security option
+      --shm-size bytes                   size of /dev/shm (default 0) > HostConfig.ShmSize
+      --stop-signal string               signal that stops the container > StopSignal
+      --stop-timeout int                 seconds to stop before it is killed (API 1.25) > StopTimeout
+      --storage-opt list                 option for the storage driver, as key=value
+      --sysctl map|sysctl                kernel setting, as name=value (default map[]) > HostConfig.Sysctls
+      --tmpfs list|tmpfs                 mount a tmpfs, as FOLDER[:OPTIONS] > HostConfig.Tmpfs
+  -t, --tty                              give it a terminal > Tty
+      --ulimit ulimit                    resource limit, as name=soft[:hard] (default [])
+      --use-api-socket                   the engine's socket and our credentials in the container
+  -u, --user string                      user and group, as NAME|UID[:GROUP|GID] > User
+      --userns string                    user namespace: "host" > HostConfig.UsernsMode
+      --uts string                       UTS namespace: "host" > HostConfig.UTSMode
+  -v, --volume list                      mount a volume or a folder, as [SOURCE:]TARGET[:OPTIONS]
+      --volume-driver string             driver for the volumes > HostConfig.VolumeDriver
+      --volumes-from list                mount what another container has mounted > HostConfig.VolumesFrom
+  -w, --workdir string                   folder to start in > WorkingDir'''
+RUN_TABLE = "\n".join(sorted((CREATE_TABLE + '''
+  -d, --detach                           leave it running and print its ID
+      --detach-keys string               keys that detach from it
+      --sig-proxy                        forward signals to it (default true)''').splitlines(),
+                             key=lambda line: line.partition("--")[2]))
+UPDATE_TABLE = '''
+      --blkio-weight uint16        share of block input and output, 10 to 1000, 0 for none > BlkioWeight
+      --cpu-period int             period of the completely fair scheduler > CpuPeriod
+      --cpu-quota int              quota of the completely fair scheduler > CpuQuota
+      --cpu-rt-period int          real-time period in microseconds (API 1.25) > CpuRealtimePeriod
+      --cpu-rt-runtime int         real-time runtime in microseconds (API 1.25) > CpuRealtimeRuntime
+  -c, --cpu-shares int             share of processor time, relative to others > CpuShares
+      --cpus decimal               number of CPUs (API 1.29) > NanoCpus
+      --cpuset-cpus string         CPUs to run on, as 0-3 or 0,1 > CpusetCpus
+      --cpuset-mems string         memory nodes to use, as 0-3 or 0,1 > CpusetMems
+      #--kernel-memory bytes       kernel memory at most (default 0) > KernelMemory
+  -m, --memory bytes               memory at most (default 0) > Memory
+      --memory-reservation bytes   memory at most when it is scarce (default 0) > MemoryReservation
+      --memory-swap bytes|swap     memory and swap together at most, -1 for any (default 0) > MemorySwap
+      --pids-limit int             number of processes at most, -1 for any (API 1.40) > PidsLimit
+      --restart string             when to start it again after it ended'''
+
+# What docker sends where no flag says otherwise: JSON texts, in which absence and null differ.
+_NO_CONTAINER = '''{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,
+"AttachStderr":false,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","Volumes":{},
+"WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
+"LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},"RestartPolicy":null,"AutoRemove":false,"VolumeDriver":"",
+"VolumesFrom":null,"ConsoleSize":[0,0],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],
+"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"",
+"Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"","UsernsMode":"",
+"ShmSize":0,"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,
+"BlkioWeightDevice":[],"BlkioDeviceReadBps":[],"BlkioDeviceWriteBps":[],"BlkioDeviceReadIOps":[],
+"BlkioDeviceWriteIOps":[],"CpuPeriod":0,"CpuQuota":0,"CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"",
+"CpusetMems":"","Devices":[],"DeviceCgroupRules":null,"DeviceRequests":null,"MemoryReservation":0,"MemorySwap":0,
+"MemorySwappiness":-1,"OomKillDisable":false,"PidsLimit":0,"Ulimits":[],"CpuCount":0,"CpuPercent":0,"IOMaximumIOps":0,
+"IOMaximumBandwidth":0,"MaskedPaths":null,"ReadonlyPaths":null},"NetworkingConfig":{"EndpointsConfig":{}}}'''
+_NO_UPDATE = '''{"CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,"BlkioWeightDevice":null,
+"BlkioDeviceReadBps":null,"BlkioDeviceWriteBps":null,"BlkioDeviceReadIOps":null,"BlkioDeviceWriteIOps":null,
+"CpuPeriod":0,"CpuQuota":0,"CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"","CpusetMems":"","Devices":null,
+"DeviceCgroupRules":null,"DeviceRequests":null,"MemoryReservation":0,"MemorySwap":0,"MemorySwappiness":null,
+"OomKillDisable":null,"PidsLimit":null,"Ulimits":null,"CpuCount":0,"CpuPercent":0,"IOMaximumIOps":0,
+"IOMaximumBandwidth":0}'''
+_NO_ENDPOINT = '''{"IPAMConfig":null,"Links":null,"Aliases":null,"MacAddress":"","DriverOpts":null,"GwPriority":0,
+"NetworkID":"","EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"",
+"GlobalIPv6PrefixLen":0,"DNSNames":null}'''
+
+
+def fill_in(body: dict, table: str, opts) -> dict:
+    """Put the values of the flags that were given into a body, where their table says; pairs become a map."""
+    for name, path in re.findall(r"--([\w-]+) .* > ([\w.]+)$", table, re.MULTILINE):
+        dest = name.replace("-", "_")
+        if dest in opts.given:
+            value, target = getattr(opts, dest), body
+            *parents, key = path.split(".")
+            for parent in parents:
+                target = target.setdefault(parent, {})
+            if isinstance(value, list):
+                value = dict(value) if isinstance(value[0], tuple) else (target.get(key) or []) + value
+            if value != "" or key in target:        # some texts are left out where they are empty
+                target[key] = value
+    return body
+
+
+def container_config(opts, os_type: str = "linux", proxies: dict = None) -> dict:
+    """The body of a create request, with its HostConfig and NetworkingConfig, from the flags of `CREATE_TABLE`.
+
+    `opts.args` are the image, the command and its arguments; `proxies` is what `ConfigFile.proxy_variables` says.
+    Raises DockerError, in docker's words, for flags that make no sense.
+    """
+    config = fill_in(json.loads(_NO_CONTAINER), CREATE_TABLE, opts)
+    host = config["HostConfig"]
+    config["Image"], config["Cmd"] = opts.args[0], opts.args[1:] or None
+    _check_mac_address(opts.mac_address)
+    attach = opts.attach or ([] if "detach" in opts.given and opts.detach else ["stdout", "stderr"])
+    for stream in ("Stdin", "Stdout", "Stderr"):
+        config["Attach" + stream] = stream.lower() in attach
+    config["AttachStdin"] |= opts.interactive
+    config["StdinOnce"] = config["OpenStdin"] and config["AttachStdin"]
+    if not -1 <= host["MemorySwappiness"] <= 100:
+        raise DockerError("invalid value: %d. Valid memory swappiness range is 0-100" % host["MemorySwappiness"])
+    _add_volumes(config, host, opts.volume)
+    _add_ports(config, host, opts)
+    _add_devices(host, opts.device, os_type)
+    given = dict(opts.env)
+    for name, value in (proxies or {}).items():
+        given.setdefault(name, value)
+    variables = [pair for path in opts.env_file for pair in read_variables(path, os.environ)] + list(given.items())
+    config["Env"] = [name if value is None else name + "=" + value for name, value in variables] or None
+    config["Labels"] = dict([pair for path in opts.label_file for pair in read_variables(path, {})] + opts.label)
+    for flag, kind, pattern in (("pid", "PID", "host|container:.+"), ("uts", "UTS", "host"), ("userns", "USER", "host"),
+                                ("cgroupns", "CGROUP", "host|private")):
+        if not re.match("(%s|)\\Z" % pattern, getattr(opts, flag), re.DOTALL):
+            raise DockerError("--%s: invalid %s mode" % (flag, kind))
+    host["RestartPolicy"] = restart_policy(opts.restart)
+    if opts.log_driver == "none" and opts.log_opt:
+        raise DockerError("invalid logging opts for driver none")
+    _add_security_options(host, opts.security_opt)
+    if not all("=" in option for option in opts.storage_opt):
+        raise DockerError("invalid storage option")
+    if opts.storage_opt:
+        host["StorageOpt"] = dict(map(key_value, opts.storage_opt))
+    _add_health_check(config, opts.no_healthcheck)
+    host["Ulimits"] = [limit for _, limit in sorted({limit["Name"]: limit for limit in opts.ulimit}.items())]
+    for key in ("CapAdd", "CapDrop"):
+        names = {re.sub(r"\A(?!CAP_|ALL\Z)", "CAP_", name.upper().strip()) for name in host[key] or ()}
+        host[key] = sorted(names) or None
+    if opts.rm and host["RestartPolicy"]["Name"] not in ("", "no"):
+        raise DockerError("conflicting options: cannot specify both --restart and --rm")
+    _add_networks(config, host, opts)
+    return config
+
+
+def _check_mac_address(text):
+    pattern = r"(?i)(([0-9a-f]{2}[:-]){5}|([0-9a-f]{2}[:-]){7}|([0-9a-f]{2}[:-]){19})[0-9a-f]{2}\Z"
+    if text and not re.match(pattern + r"|[0-9a-f]{4}(\.[0-9a-f]{4}){2,3}\Z", text):
+        raise DockerError("%s is not a valid mac address" % text)
+
+
+def read_variables(path: str, environ) -> list:
+    """The pairs in a file of `KEY=VALUE` lines; a bare `KEY` takes its value from `environ`, or counts for nothing."""
+    pairs = []
+    with open(path, "rb") as file:
+        lines = re.sub(rb"\A\xef\xbb\xbf|\r(?=\n|\Z)", b"", file.read()).split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            text = line.decode("utf-8").lstrip()
+        except UnicodeDecodeError:
+            raise DockerError("invalid env file (%s): invalid utf8 bytes at line %d: [%s]" % (
+                path, number, " ".join(map(str, line))))
+        key, equals, value = text.partition("=")
+        if text.startswith("#") or not text:
+            continue
+        if not re.match(r"\S+\Z", key):
+            raise DockerError("invalid env file (%s): %s" % (
+                path, "variable '%s' contains whitespaces" % key if key else "no variable name on line '%s'" % text))
+        if equals or key in environ:
+            pairs.append((key, value if equals else environ[key]))
+    return pairs
+
+
+def _add_volumes(config, host, volumes):
+    """A --volume with a source is a bind, be it of a folder or of a volume; one without makes an anonymous volume."""
+    for text in dict.fromkeys(volumes):
+        if not text:
+            raise DockerError("invalid empty volume spec")
+        # a letter and a colon at the start of a field are a drive of Windows
+        fields = re.sub(r"(\A|:)([^\W\d_]):", r"\1\2;", text).split(":") if len(text) > 2 else [text]
+        for i, field in enumerate(fields):
+            if not field or 2 <= i < len(fields) - 1:
+                raise DockerError("invalid spec: %s: %s" % (
+                    text, "too many colons" if field else "empty section between colons"))
+        if len(fields) == 1:
+            config["Volumes"][text] = {}
+            continue
+        source, _, rest = text.partition(":")
+        host["Binds"] = (host["Binds"] or []) + [(absolute_path(source) if source[0] == "." else source) + ":" + rest]
+
+
+def _port_range(text, complaint):
+    """First and last of `80` or `80-90`; DockerError with the complaint, and the reason in place of a REASON in it."""
+    reason = "empty string specified for ports"
+    try:
+        first, last = [parse_uint(number, 16) for number in (text + ("" if "-" in text else "-" + text)).split("-")[:2]]
+        if first <= last:
+            return first, last
+        reason = "invalid range specified for port: " + text
+    except ValueError as error:
+        reason = str(error) if text else reason
+    raise DockerError(complaint.replace("REASON", reason))
+
+
+def parse_publish(text: str) -> list:
+    """A --publish value as [(container's port/protocol, host's address, host's port)]; DockerError if it is none."""
+    if "=" in text:
+        fields = {"protocol": "tcp", "published": "", "target": ""}
+        for field in text.split(","):
+            if "=" not in field[1:]:
+                raise DockerError("invalid publish opts format (should be name=value but got '%s')" % field)
+            fields.update([key_value(field)])
+        text = "{published}:{target}/{protocol}".format(**fields)
+    address, host_port, port = ([""] * 2 + text.rsplit(":", 2))[-3:]
+    port, protocol = (port.split("/") + [""])[:2]
+    try:
+        parse_ip(re.sub(r"\A\[(.*)\]\Z", r"\1", address) or "::")
+    except ValueError:
+        raise DockerError("invalid IP address: " + address)
+    if not port:
+        raise DockerError("no port specified: %s<empty>" % text)
+    first, last = _port_range(port, "invalid containerPort: " + port)
+    low, high = _port_range(host_port, "invalid hostPort: " + host_port) if host_port else (0, 0)
+    if host_port and first != last and last - first != high - low:
+        raise DockerError("invalid ranges specified for container and host Ports: %s and %s" % (port, host_port))
+    if protocol.lower() not in ("", "tcp", "udp", "sctp"):
+        raise DockerError("invalid proto: " + protocol)
+    host_ports = ["%d-%d" % (low, high)] if first == last and low != high else list(range(low, high + 1))
+    return [("%d/%s" % (first + i, protocol.lower() or "tcp"), address.strip("[]"), host_port and str(host_ports[i]))
+            for i in range(last - first + 1)]
+
+
+def _add_ports(config, host, opts):
+    """Published ports and exposed ones; the latter count the former in."""
+    exposed = {}
+    for text in opts.publish:
+        for port, address, host_port in parse_publish(text):
+            exposed[port] = {}
+            host["PortBindings"].setdefault(port, []).append({"HostIp": address, "HostPort": host_port})
+    for text in opts.expose:
+        if ":" in text:
+            raise DockerError("invalid port format for --expose: " + text)
+        port, protocol = (text.split("/") + [""])[:2]
+        first, last = _port_range(port, "invalid range format for --expose: %s, error: REASON" % text)
+        exposed.update(("%d/%s" % (number, protocol or "tcp"), {}) for number in range(first, last + 1))
+    if exposed:
+        config["ExposedPorts"] = exposed
+
+
+_CDI_NAME = r"[a-zA-Z]([\w.-]*[a-zA-Z0-9])?/[a-zA-Z]([\w-]*[a-zA-Z0-9])?=[a-zA-Z0-9]([\w.:-]*[a-zA-Z0-9])?\Z"
+
+
+def _add_devices(host, devices, os_type):
+    """Devices, SOURCE[:TARGET][:MODE]; those named as the Container Device Interface does go to its driver."""
+    names = [device for device in devices if re.match(_CDI_NAME, device, re.ASCII)]
+    for device in devices:
+        match = re.match(r"([^:]+?)(?::([^:]*))??(?::((?!.*(.).*\4)[rwm]+))?\Z", device)
+        if device in names:
+            continue
+        if os_type == "windows":
+            source, target, mode = device, "", ""
+        elif match:
+            source, target, mode = match.group(1), match.group(2) or match.group(1), match.group(3) or "rwm"
+        else:
+            has_mode = re.match("[^:]+:[^:]*:([^:]*)$", device)
+            raise DockerError("bad mode specified: " + has_mode.group(1) if has_mode else
+                              "bad format for path: " + device)
+        if mode and not target.startswith("/"):
+            raise DockerError("%s is not an absolute path" % target)
+        host["Devices"].append({"PathOnHost": source, "PathInContainer": target, "CgroupPermissions": mode})
+    if names:
+        host["DeviceRequests"] = (host["DeviceRequests"] or []) + [
+            {"Driver": "cdi", "Count": 0, "DeviceIDs": names, "Capabilities": None, "Options": None}]
+
+
+def restart_policy(text: str) -> dict:
+    """`on-failure:3` as the engine's restart policy; DockerError if it is none."""
+    name, colon, count = text.partition(":")
+    if colon and not name or not re.match(r"([+-]?[0-9]+)?\Z", count):
+        raise DockerError("invalid restart policy format: " + (
+            "maximum retry count must be an integer" if name else "no policy provided before colon"))
+    return {"Name": name, "MaximumRetryCount": int(count or 0)}
+
+
+def _add_security_options(host, options):
+    """Security options; a seccomp profile is read from its file."""
+    found = []
+    for option in options:
+        key, separator, value = option.partition("=" if "=" in option else ":")
+        if not value and key != "no-new-privileges":
+            raise DockerError("Invalid --security-opt: " + go_quote(option))
+        if key == "seccomp" and value not in ("builtin", "unconfined"):
+            option = "seccomp=" + _seccomp_profile(value)
+        if option == "systempaths=unconfined":
+            host["MaskedPaths"], host["ReadonlyPaths"] = [], []
+        else:
+            found.append(option)
+    host["SecurityOpt"] = found if options else None
+
+
+def _seccomp_profile(path):
+    """The JSON text in a file, without blanks."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read().decode("utf-8", "surrogateescape")
+        json.loads(text)
+        return _compact_raw(text)
+    except OSError as error:
+        raise DockerError("opening seccomp profile (%s) failed: %s" % (
+            path, path_error_text(error, "read" if error.errno == errno.EISDIR else "open")))
+    except ValueError as error:
+        raise DockerError("compacting json for seccomp profile (%s) failed: %s" % (path, go_json_error(error)))
+
+
+def _add_health_check(config, none):
+    """A health check with nothing in it is none at all; its command becomes a shell's."""
+    check = {key: value for key, value in config.pop("Healthcheck", {}).items() if value}
+    if none and check:
+        raise DockerError("--no-healthcheck conflicts with --health-* options")
+    for key, flag in (("Interval", "interval"), ("Timeout", "timeout"), ("Retries", "retries"),
+                      ("StartPeriod", "start-period"), ("StartInterval", "start-interval")):
+        if check.get(key, 0) < 0:
+            raise DockerError("--health-%s cannot be negative" % flag)
+    if "Test" in check:
+        check["Test"] = ["CMD-SHELL", check["Test"]]
+    if check or none:
+        config["Healthcheck"] = check or {"Test": ["NONE"]}
+
+
+# Flags that say something of the first network, the same in the long form of --network, and how docker calls that.
+_NETWORK_FLAGS = (
+    ("network_alias", "alias", "alias"), ("ip", "ip", "IPv4 address"), ("ip6", "ip6", "IPv6 address"),
+    ("mac_address", "mac-address", "MAC address"), ("link_local_ip", "link-local-ip", "link-local IP addresses"))
+
+
+def _add_networks(config, host, opts):
+    """The networks, each with its endpoint's settings but for a single one that has none."""
+    endpoints, kinds = config["NetworkingConfig"]["EndpointsConfig"], set()
+    networks = opts.network + opts.net
+    opts.network_alias += opts.net_alias
+    for i, network in enumerate(networks or [parse_network("default")]):
+        name = network["name"]
+        own = not re.match(r"(default|bridge|host|none|container(:.*)?)\Z", name, re.DOTALL)
+        kinds.add(own)
+        for flag, key, words in _NETWORK_FLAGS if i == 0 else ():
+            if getattr(opts, flag) and network[key]:
+                raise DockerError("conflicting options: cannot specify both --%s and per-network %s" % (
+                    flag.replace("_", "-"), words))
+            network[key] = network[key] or getattr(opts, flag)
+        if not name.strip():
+            raise DockerError("no name set for network")
+        if network["alias"] and not own:
+            raise DockerError("network-scoped aliases are only supported for user-defined networks")
+        _check_mac_address(network["mac-address"])
+        if name in endpoints:
+            raise DockerError("network %s is specified multiple times" % go_quote(name))
+        empty = json.loads(_NO_ENDPOINT)
+        addresses = (("IPv4Address", "ip"), ("IPv6Address", "ip6"), ("LinkLocalIPs", "link-local-ip"))
+        endpoint = dict(
+            empty, Links=opts.link if own and i == 0 and opts.link else None, Aliases=network["alias"] or None,
+            IPAMConfig={field: network[key] for field, key in addresses if network[key]} or None,
+            DriverOpts=dict(map(key_value, network["driver-opt"])) or None, MacAddress=network["mac-address"],
+            GwPriority=network["gw-priority"])
+        if len(networks) != 1 or endpoint != empty:
+            endpoints[name] = endpoint
+    if len(kinds) > 1:
+        raise DockerError("conflicting options: cannot attach both user-defined and non-user-defined network-modes")
+    host["NetworkMode"] = networks[0]["name"] if networks else "default"
+
+
+_ARCHITECTURES = {"i386": "386", "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm",
+                  "armel": "arm/v6", "amd64/v1": "amd64", "arm64/8": "arm64/v8"}
+_SYSTEMS = {"macos": "darwin", "linux": "linux", "windows": "windows", "darwin": "darwin", "freebsd": "freebsd"}
+
+
+def normal_platform(text: str) -> str:
+    """A platform as engines name it, `linux/arm64` for `linux/aarch64`; DockerError in docker's words if it is none."""
+    system, _, arch = text.lower().partition("/")
+    wrong = "" if re.match(r"[\w.-]+(/[\w.-]+){0,2}\Z", text, re.ASCII) else "cannot parse platform specifier"
+    if not arch and system not in _SYSTEMS:
+        system, arch = sys.platform, system
+        if _ARCHITECTURES.get(arch, arch) not in "386 amd64 arm arm64 loong64 ppc64le riscv64 s390x wasm".split():
+            wrong = wrong or "unknown operating system or architecture"
+    if wrong:
+        raise DockerError("error parsing specified platform: %s: %s: invalid argument" % (go_quote(text), wrong))
+    arch = re.sub(r"^arm/([5-8])$", r"arm/v\1", arch or os.uname().machine)
+    return _SYSTEMS.get(system, system) + "/" + _ARCHITECTURES.get(arch, arch)
+
+
+class CreateCommands(RegistryCommands):
+    """What comes before a container runs: create, update, and what run shares with them."""
+
+    def cmd_create(self, *args):
+        """Make a container, but do not start it."""
+        opts = self.parse(args, "IMAGE [COMMAND] [ARG...]", (1, None), CREATE_TABLE, interspersed=False)
+        self.print(self.create_container(opts, self.container_config(opts, "create")))
+
+    cmd_container_create = cmd_create
+
+    def container_config(self, opts, verb: str) -> dict:
+        """The create request's body for the flags of `CREATE_TABLE` or `RUN_TABLE`; `verb` is the command's name.
+
+        Raises StatusError 125, with a word on help, for flags that make no sense.
+        """
+        self.refuse_content_trust(opts)
+        client = self.client
+        try:
+            if opts.pull not in ("always", "missing", "never"):
+                raise DockerError("invalid pull option: '%s': must be one of \"always\", \"missing\" or \"never\"" %
+                                  opts.pull)
+            if opts.use_api_socket:
+                raise DockerError("--use-api-socket is an experiment of docker's and not offered here")
+            return container_config(opts, client.os_type, self.config.proxy_variables(client.endpoint.host))
+        except (DockerError, OSError) as error:
+            raise self.with_help(path_error_text(error) if isinstance(error, OSError) else str(error), verb)
+
+    def with_help(self, text: str, verb: str, status: int = 125) -> StatusError:
+        """The StatusError for what create or run complains of, with a word on where to read more."""
+        return StatusError("%s: %s\n\nRun '%s %s --help' for more information" % (self.name, text, self.name, verb),
+                           status)
+
+    def run_failure(self, error: DockerError) -> StatusError:
+        """How run ends when a container cannot be made or started: 127 for what is missing, 126 for what may not run."""
+        missing = "executable file not found|no such file or directory|system cannot find the file specified"
+        status = 127 if re.search(missing, str(error)) else (
+            126 if re.search("permission denied|is a directory", str(error)) else 125)
+        return self.with_help(str(error), "run", status)
+
+    def create_container(self, opts, body: dict) -> str:
+        """Make the container of a body of `container_config`, pull its image if need be, and return the ID.
+
+        Tells warnings and the progress of a pull on the error output.  What goes wrong is the plain DockerError:
+        create ends with status 1, run passes it through `run_failure`.
+        """
+        if not opts.cidfile:
+            return self._create_container(opts, body)
+        try:
+            file = open(opts.cidfile, "x")
+        except FileExistsError:
+            raise DockerError("container ID file found, make sure the other container isn't running or delete " +
+                              opts.cidfile)
+        except OSError as error:
+            raise DockerError("failed to create the container ID file: " + path_error_text(error))
+        try:
+            with file:
+                made = self._create_container(opts, body)
+                file.write(made)
+            return made
+        except BaseException:
+            os.unlink(opts.cidfile)
+            raise
+
+    def _create_container(self, opts, body):
+        image, host, client = opts.args[0], body["HostConfig"], self.client
+        wanted = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+        is_id = re.match(r"([a-f0-9]{64}|sha256:[a-f0-9]{64})\Z", image) and opts.pull != "always"
+        reference = None if is_id else parse_reference(image).with_default_tag()
+        platform = normal_platform(wanted) if wanted and client.at_least("1.41") else ""
+
+        def pull():
+            auth = self.registry_auth(reference.index, "pull")
+            self.show_progress(client.pull(reference.name, reference.digest or reference.tag, auth, wanted.lower()),
+                               opts.quiet, out=self.err)
+        if opts.pull == "always":
+            pull()
+        if self.is_terminal and (not platform.startswith("linux/") or client.at_least("1.42")):
+            host["ConsoleSize"] = list(terminal_size(self.out))[::-1]
+        self._suit_version(body)
+        try:
+            made = client.create_container(body, opts.name, platform)
+        except NotFound:
+            if opts.pull != "missing" or is_id:
+                raise
+            if not opts.quiet:
+                self.warn("Unable to find image '%s' locally" % (reference.familiar_name + reference.suffix))
+            pull()
+            made = client.create_container(body, opts.name, platform)
+        local = [server for server in host["Dns"] if re.match(r"127\.\d+\.\d+\.\d+|::1\Z", server)][:1]
+        for text in (made.get("Warnings") or []) + ["Localhost DNS (%s) may fail in containers." % ip for ip in local]:
+            self.warn("WARNING: " + text)
+        return made.get("Id") or ""
+
+    def _suit_version(self, body):
+        """Take out of a create request what the engine's version knows nothing of, or refuse it."""
+        client, host = self.client, body["HostConfig"]
+        if client.at_least("1.42") or not client.at_least("1.40"):
+            host.pop("KernelMemory", None)
+        host["AutoRemove"] &= client.at_least("1.25")
+        if any(mount.get("BindOptions", {}).get("ReadOnlyForceRecursive") for mount in host.get("Mounts", ())
+               ) and not client.at_least("1.44"):
+            raise DockerError("bind-recursive=readonly requires API v1.44 or later")
+        if any(endpoint["MacAddress"] for endpoint in body["NetworkingConfig"]["EndpointsConfig"].values()):
+            client.require('"specify mac-address per network"', "1.44")
+
+    def cmd_update(self, *args):
+        """Change the limits and the restart policy of containers."""
+        opts = self.parse(args, "CONTAINER [CONTAINER...]", (1, None), UPDATE_TABLE)
+        if not opts.given:
+            raise DockerError("you must provide one or more flags when using this command")
+        body = fill_in(json.loads(_NO_UPDATE), UPDATE_TABLE, opts)
+        body["RestartPolicy"] = restart_policy(opts.restart)
+        warnings = []
+
+        def update(name):
+            warnings.extend(self.client.update_container(name, body).get("Warnings") or ())
+            self.print(name)
+        try:
+            self.each(opts.args, update)
+        finally:
+            self.write("".join(text + "\n" for text in warnings))
+
+    cmd_container_update = cmd_update
 
 
 class ImageCommands(RegistryCommands):
@@ -4969,15 +6501,6 @@ class ImageCommands(RegistryCommands):
 
     cmd_image_push = cmd_push
 
-    def refuse_content_trust(self, opts) -> None:
-        """Content trust needs a Notary client; better to say so than to pull what was not verified."""
-        try:
-            wanted = parse_bool(os.environ.get("DOCKER_CONTENT_TRUST") or "false")
-        except ValueError:
-            wanted = True
-        if not opts.disable_content_trust or wanted and "disable_content_trust" not in opts.given:
-            raise DockerError("content trust is not offered: unset DOCKER_CONTENT_TRUST, or give --disable-content-trust")
-
     def cmd_tag(self, *args):
         """Give an image one more name."""
         opts = self.parse(args, "SOURCE_IMAGE[:TAG] TARGET_IMAGE[:TAG]", 2, interspersed=False)
@@ -5023,24 +6546,14 @@ class ImageCommands(RegistryCommands):
         for text in missing:
             self.warn(text)
 
-    cmd_image_rm = cmd_image_remove = cmd_rmi
+    cmd_image_rm = cmd_image_remove = cmd_image_rmi = cmd_rmi
 
     def cmd_save(self, *args):
         """Write images to a tar archive, on the output or in a file."""
         opts = self.parse(args, "IMAGE [IMAGE...]", (1, None), '''
             -o, --output string     file to write
                 --platform string   only this platform of a multi-platform image (API 1.48)''')
-        if not opts.output:
-            if self.is_terminal:
-                raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
-            with self.client.get_images(opts.args, opts.platform) as body:
-                return self.copy_out(body)
-        try:
-            check_output_path(opts.output)
-        except DockerError as error:
-            raise DockerError("failed to save image: %s" % error)
-        with self.client.get_images(opts.args, opts.platform) as body:
-            save_body(body, opts.output)
+        self.save("save image", opts.output, lambda: self.client.get_images(opts.args, opts.platform))
 
     cmd_image_save = cmd_save
 
@@ -5050,17 +6563,9 @@ class ImageCommands(RegistryCommands):
             -i, --input string      file to read instead of the input
                 --platform string   only this platform of a multi-platform image (API 1.48)
             -q, --quiet             no progress''')
-        if opts.input:
-            try:
-                source = open(opts.input, "rb")
-            except IsADirectoryError:
-                raise DockerError("read %s: is a directory" % opts.input)
-            except OSError as error:
-                raise DockerError(path_error_text(error))
-        else:
-            if is_terminal(self.in_):
-                raise DockerError("requested load from stdin, but stdin is empty")
-            source = getattr(self.in_, "buffer", self.in_)
+        if not opts.input and is_terminal(self.in_):
+            raise DockerError("requested load from stdin, but stdin is empty")
+        source = open_file(opts.input) if opts.input else getattr(self.in_, "buffer", self.in_)
         try:
             with self.client.load_image(source, file_size(source), opts.quiet or not self.is_terminal,
                                         opts.platform) as body:
@@ -5081,6 +6586,57 @@ class ImageCommands(RegistryCommands):
                 --platform string   this platform of a multi-platform image (API 1.49)''')
         query = {"platform": platform_json(opts.platform) or None}
         self.inspect(opts.args, opts.format, lambda name: self.client.inspect("image", name, query), "image")
+
+    def cmd_history(self, *args):
+        """Show the layers of an image."""
+        opts = self.parse(args, "IMAGE", 1, _FORMAT_FLAG + '''
+            -H, --human             sizes and times for people (default true)
+                --no-trunc          whole IDs and texts
+                --platform string   of this platform of a multi-platform image (API 1.48)
+            -q, --quiet             IDs only''')
+        shown = ["ID", "CreatedSince" if opts.human else "CreatedAt", "CreatedBy", "Size", "Comment"]
+        found = self.client.history(opts.args[0], opts.platform)
+        self.show_rows(found, history_columns(opts.no_trunc, opts.human), shown, opts.format,
+                       opts.quiet and opts.format in ("", "table"))
+
+    cmd_image_history = cmd_history
+
+    def cmd_import(self, *args):
+        """Make an image of a tar archive's files, from a file, an address or the input."""
+        opts = self.parse(args, "file|URL|- [REPOSITORY[:TAG]]", (1, None), '''
+            -c, --change list       a line of a Dockerfile that is to apply to the image
+            -m, --message string    what the import was about
+                --platform string   the platform that the files are for (API 1.32)''')
+        source, target = (opts.args + [""])[:2]
+        if target:
+            parse_reference(target)
+        platform = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
+        if source == "-":
+            source = getattr(self.in_, "buffer", self.in_)
+        elif not source.startswith(("http://", "https://")):
+            source = open_file(source)
+        self.show_progress(self.client.import_image(source, target, opts.message, opts.change, platform))
+
+    cmd_image_import = cmd_import
+
+    def cmd_image_prune(self, *args):
+        """Remove unused images."""
+        opts = self.parse(args, "", 0, '''
+            -a, --all             not only those without a name, but all that no container uses''' + _PRUNE_FLAGS, api="1.25")
+        what = "images without at least one container associated to them." if opts.all else "dangling images."
+        if opts.force or self.confirm("WARNING! This will remove all " + what + _SURE):
+            filters = _filter_map(opts.filter + [("dangling", "false" if opts.all else "true")])
+            self.show_reclaimed(self.prune("images", filters))
+
+
+def open_file(path: str):
+    """A file to be sent; DockerError where it cannot be read."""
+    try:
+        return open(path, "rb")
+    except IsADirectoryError:
+        raise DockerError("read %s: is a directory" % path)
+    except OSError as error:
+        raise DockerError(path_error_text(error))
 
 
 def file_size(source):
@@ -5160,10 +6716,31 @@ def image_rows(image: dict, digests: bool, tag_digests: bool = False) -> list:
 
 
 def _familiar_repository(name):
+    if not name.startswith(INDEX_ALIASES + ("library/",)):
+        return name                     # only names on Docker Hub have a shorter form
     try:
         return parse_reference(name).familiar_name
     except DockerError:
         return name
+
+
+def history_columns(whole: bool, human: bool) -> dict:
+    """The fields of an image's layer: {field: (heading, function)}; `human`: sizes and times for people."""
+    def since(layer):
+        created = layer.get("Created") or 0
+        return format_rfc3339(created) if not human else "N/A" if created <= _YEAR_2000 else format_age(created)
+
+    def size(layer):
+        return format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)
+    return {
+        "ID": ("IMAGE", lambda layer: layer.get("Id") or "" if whole else short_id(layer.get("Id") or "")),
+        "CreatedSince": ("CREATED", since),
+        "CreatedAt": ("CREATED AT", lambda layer: format_rfc3339(layer.get("Created") or 0)),
+        "CreatedBy": ("CREATED BY", lambda layer: ellipsis(
+            (layer.get("CreatedBy") or "").replace("\t", " "), sys.maxsize if whole else 45)),
+        "Size": ("SIZE", size),
+        "Comment": ("COMMENT", lambda layer: layer.get("Comment") or ""),
+    }
 
 
 def image_columns(whole: bool) -> dict:
@@ -5185,6 +6762,339 @@ def image_columns(whole: bool) -> dict:
         "UniqueSize": ("UNIQUE SIZE", lambda row: "N/A" if row[0].get("SharedSize", -1) == -1 else format_size(
             (row[0].get("Size") or 0) - row[0]["SharedSize"], 4)),
     }
+
+
+def _text(field):
+    return lambda item: item.get(field) or ""
+
+
+def _flag(field):
+    return lambda item: "true" if item.get(field) else "false"
+
+
+def _moment(field):
+    return lambda item: _go_time(item[field]) if item.get(field) else ""
+
+
+def network_columns(whole: bool) -> dict:
+    """The fields of a network in a list: {field: (heading, function)}; `whole`: the ID is not shortened."""
+    return {
+        "ID": ("NETWORK ID", lambda n: n["Id"] if whole else short_id(n["Id"])),
+        "Name": ("NAME", _text("Name")), "Driver": ("DRIVER", _text("Driver")), "Scope": ("SCOPE", _text("Scope")),
+        "IPv4": ("IPV4", _flag("EnableIPv4")), "IPv6": ("IPV6", _flag("EnableIPv6")),
+        "Internal": ("INTERNAL", _flag("Internal")), "CreatedAt": ("CREATED AT", lambda n: _go_time(n.get("Created"))),
+        "Labels": ("LABELS", lambda n: format_labels(n.get("Labels"))), "Label": LABEL,
+    }
+
+
+def volume_columns() -> dict:
+    """The fields of a volume in a list: {field: (heading, function)}."""
+    def usage(field, show):
+        return lambda v: show(v["UsageData"].get(field) or 0) if v.get("UsageData") else "N/A"
+
+    def cluster(show):
+        return lambda v: show(v["ClusterVolume"]) if v.get("ClusterVolume") else "N/A"
+
+    def status(c):
+        nodes = len(c.get("PublishStatus") or ())
+        return "pending creation" if not (c.get("Info") or {}).get("VolumeID") else (
+            "in use (%d node%s)" % (nodes, "s" * (nodes != 1)) if nodes else "created")
+    return {
+        "Name": ("VOLUME NAME", _text("Name")), "Driver": ("DRIVER", _text("Driver")), "Scope": ("SCOPE", _text("Scope")),
+        "Mountpoint": ("MOUNTPOINT", _text("Mountpoint")),
+        "Labels": ("LABELS", lambda v: format_labels(v.get("Labels"))), "Label": LABEL,
+        "Links": ("LINKS", usage("RefCount", str)), "Size": ("SIZE", usage("Size", format_size)),
+        "Group": ("GROUP", cluster(lambda c: (c.get("Spec") or {}).get("Group") or "")),
+        "Availability": ("AVAILABILITY", cluster(lambda c: (c.get("Spec") or {}).get("Availability") or "")),
+        "Status": ("STATUS", cluster(status)),
+    }
+
+
+def network_ipam(subnets, ranges, gateways, auxiliary) -> list:
+    """The `IPAM.Config` of a new network: each range, gateway and auxiliary address joined to the subnet it lies in."""
+    if len(subnets) < max(len(ranges), len(gateways)):
+        raise DockerError("every ip-range or gateway must have a corresponding subnet")
+    import ipaddress
+
+    def interface(text, complaint="invalid CIDR address: %s"):
+        try:
+            return ipaddress.ip_interface(text if re.search(r"/[0-9]{1,3}\Z", text) else "")
+        except ValueError:
+            raise DockerError(complaint % text)
+
+    def holds(subnet, text, is_range=False):
+        network = interface(subnet, "invalid subnet: invalid CIDR address: %s").network
+        if is_range or "/" in text:
+            return interface(text).ip in network
+        try:
+            return ipaddress.ip_address(text) in network
+        except ValueError:
+            return False
+    for i, subnet in enumerate(subnets):
+        if any(holds(subnet, other, True) or holds(other, subnet, True) for other in subnets[:i]):
+            raise DockerError("multiple overlapping subnet configuration is not supported")
+    found = [{"Subnet": subnet} for subnet in subnets]
+    wanted = [("IPRange", text, "range", "ranges (%s, %s) on") for text in ranges]
+    wanted += [("Gateway", text, "gateway", "gateways (%s, %s) for") for text in gateways]
+    wanted += [(name, text, "aux-address", "") for name, text in auxiliary]
+    for key, text, word, several in wanted:
+        homes = [config for config in found if holds(config["Subnet"], text, word == "range")]
+        if not homes:
+            raise DockerError("no matching subnet for %s %s" % (word, text))
+        for config in homes:
+            if several and config.get(key):
+                raise DockerError("cannot configure multiple %s the same subnet (%s)" % (
+                    several % (text, config[key]), config["Subnet"]))
+            (config if several else config.setdefault("AuxiliaryAddresses", {}))[key] = text
+    return found
+
+
+_NO_NETWORK = ('{"Driver":"bridge","Scope":"","IPAM":{"Driver":"default","Options":{}},"Internal":false,"Attachable":false,'
+               '"Ingress":false,"ConfigOnly":false,"Options":{},"Labels":{}}')
+_NO_ENDPOINT = ('{"IPAMConfig":{},"Links":null,"MacAddress":"","DriverOpts":{},"GwPriority":0,"NetworkID":"",'
+                '"EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"",'
+                '"GlobalIPv6PrefixLen":0,"DNSNames":null}')
+
+
+class NetworkCommands(Cli):
+    """Commands on networks."""
+
+    def cmd_network_ls(self, *args):
+        """List networks."""
+        opts = self.parse(args, "", 0, '''
+            -f, --filter filter   only those that match, as name=value''' + _FORMAT_FLAG + '''
+                --no-trunc        whole IDs
+            -q, --quiet           IDs only''')
+        found = sorted(self.client.networks(_filter_map(opts.filter)), key=lambda n: natural_key(n.get("Name") or ""))
+        self._show_named(found, network_columns(opts.no_trunc), ["ID", "Name", "Driver", "Scope"], opts, "networksFormat",
+                         (("network_id", "ID"), ("name", "Name"), ("driver", "Driver"), ("scope", "Scope")),
+                         "*network.networkContext")
+
+    cmd_network_list = cmd_network_ls
+
+    def _show_named(self, rows, columns_of, shown, opts, key, raw, row_type):
+        """Show a list in which `-q` gives way to a format of the user's; it leaves the first field of `raw`."""
+        format_text = opts.format or "" if opts.quiet else opts.format or self.config.get(key, "")
+        if opts.quiet and format_text in ("", "table", "raw"):
+            label = raw[0][0] + ": " if format_text == "raw" else ""
+            format_text = "%s{{.%s}}" % (label, raw[0][1])
+        self.show_rows(rows, columns_of, shown, format_text, raw=raw, row_type=row_type)
+
+    def cmd_network_inspect(self, *args):
+        """Show networks in detail."""
+        opts = self.parse(args, "NETWORK [NETWORK...]", (1, None), '''
+            -f, --format string   how to print: "json" or a Go template
+            -v, --verbose         what a swarm knows of them, too''')
+        query = {"verbose": "true" if opts.verbose else None}
+        self.inspect(opts.args, opts.format, lambda name: self.client.inspect("network", name, query))
+
+    def cmd_network_create(self, *args):
+        """Create a network."""
+        table = '''
+                --attachable           containers may be attached to it by hand (API 1.25) > Attachable
+                --aux-address map      address, as name=address, that the driver may not give away
+                --config-from string   network whose configuration to use (API 1.30) > ConfigFrom.Network
+                --config-only          make a configuration for other networks to use (API 1.30) > ConfigOnly
+            -d, --driver string        driver (default "bridge") > Driver
+                --gateway strings      address of the gateway of a subnet
+                --ingress              make the swarm's routing-mesh network (API 1.29) > Ingress
+                --internal             no way from it to the outside > Internal
+                --ip-range strings     the part of a subnet to give addresses from
+                --ipam-driver string   driver that manages addresses (default "default") > IPAM.Driver
+                --ipam-opt map         option of that driver, as key=value > IPAM.Options
+                --ipv4                 give out IPv4 addresses (default true) > EnableIPv4
+                --ipv6                 give out IPv6 addresses > EnableIPv6
+                --label list|label     label, as key=value > Labels
+            -o, --opt map              option of the driver, as key=value > Options
+                --scope string         scope: local, swarm or global (API 1.30) > Scope
+                --subnet strings       subnet in CIDR form'''
+        opts = self.parse(args, "NETWORK", 1, table)
+        config = fill_in(json.loads(_NO_NETWORK), table, opts)
+        config["IPAM"]["Config"] = network_ipam(
+            _words(opts.subnet), _words(opts.ip_range), _words(opts.gateway), opts.aux_address)
+        config.setdefault("ConfigFrom", None)
+        config["Name"] = opts.args[0]
+        if not self.client.at_least("1.44"):
+            config["CheckDuplicate"] = True
+        self.print(self.client.create_network(config).get("Id") or "")
+
+    def cmd_network_connect(self, *args):
+        """Connect a container to a network."""
+        table = '''
+                --alias strings           further name of the container in the network
+                --driver-opt strings      option of the driver, as key=value
+                --gw-priority int         which network gives the default route: that of the highest number > GwPriority
+                --ip string               IPv4 address > IPAMConfig.IPv4Address
+                --ip6 string              IPv6 address > IPAMConfig.IPv6Address
+                --link list|link          other container to know by name > Links
+                --link-local-ip strings   link-local address'''
+        opts = self.parse(args, "NETWORK CONTAINER", 2, table)
+        config = fill_in(json.loads(_NO_ENDPOINT), table, opts)
+        config["Aliases"] = _words(opts.alias)
+        config["IPAMConfig"].update({"LinkLocalIPs": _words(opts.link_local_ip)} if opts.link_local_ip else ())
+        for key, equals, value in (text.partition("=") for text in _words(opts.driver_opt)):
+            if not equals or not key.strip():
+                raise DockerError("invalid key/value pair format in driver options")
+            config["DriverOpts"][key.strip()] = value.strip()
+        self.client.connect_network(opts.args[0], opts.args[1], config)
+
+    def cmd_network_disconnect(self, *args):
+        """Disconnect a container from a network."""
+        opts = self.parse(args, "NETWORK CONTAINER", 2, '''
+            -f, --force   even if the container does not run''')
+        self.client.disconnect_network(opts.args[0], opts.args[1], opts.force)
+
+    def cmd_network_rm(self, *args):
+        """Remove networks."""
+        opts = self.parse(args, "NETWORK [NETWORK...]", (1, None), '''
+            -f, --force   no complaint about networks that do not exist''')
+        failed = False
+        for name in opts.args:
+            try:
+                ingress = json.loads(self.client.inspect("network", name)).get("Ingress")
+            except (DockerError, ValueError, AttributeError):
+                ingress = False
+            try:
+                if not ingress or self.confirm(
+                        "WARNING! Before removing the routing-mesh network, make sure all the nodes in your swarm run the "
+                        "same docker engine version. Otherwise, removal may not be effective and functionality of newly "
+                        "create ingress networks will be impaired." + _SURE):
+                    self.client.remove_network(name)
+                    self.print(name)
+            except DockerError as error:
+                if not (opts.force and isinstance(error, NotFound)):
+                    failed = True
+                    self.warn(str(error))
+        if failed:
+            raise DockerError("exit status 1")
+
+    cmd_network_remove = cmd_network_rm
+
+    def cmd_network_prune(self, *args):
+        """Remove networks that no container uses."""
+        opts = self.parse(args, "", 0, _PRUNE_FLAGS, api="1.25")
+        question = "WARNING! This will remove all custom networks not used by at least one container." + _SURE
+        if opts.force or self.confirm(question):
+            self.prune("networks", _filter_map(opts.filter))
+
+
+def _words(values):
+    """The values of a flag that takes several, separated by commas."""
+    return [word for value in values if value for word in value.split(",")]
+
+
+# What an engine's volume holds, as `volume inspect` lists it; the False ones only if the engine names them.
+_VOLUME_FIELDS = (("ClusterVolume", False), ("CreatedAt", False), ("Driver", True), ("Labels", True), ("Mountpoint", True),
+                  ("Name", True), ("Options", True), ("Scope", True), ("Status", False), ("UsageData", False))
+
+
+class VolumeCommands(NetworkCommands):
+    """Commands on volumes."""
+
+    def cmd_volume_ls(self, *args):
+        """List volumes."""
+        opts = self.parse(args, "", 0, '''
+                --cluster         only cluster volumes (API 1.42)
+            -f, --filter filter   only those that match, as name=value''' + _FORMAT_FLAG + '''
+            -q, --quiet           names only''')
+        found = sorted(self.client.volumes(_filter_map(opts.filter)), key=lambda v: natural_key(v.get("Name") or ""))
+        shown = ["Driver", "Name"]
+        if opts.cluster:
+            found = [volume for volume in found if volume.get("ClusterVolume")]
+            shown = ["Name", "Group", "Driver", "Availability", "Status"]
+            opts.format = opts.format if opts.quiet else "table"
+        self._show_named(found, volume_columns(), shown, opts, "volumesFormat", (("name", "Name"), ("driver", "Driver")),
+                         "*formatter.volumeContext")
+
+    cmd_volume_list = cmd_volume_ls
+
+    def cmd_volume_inspect(self, *args):
+        """Show volumes in detail."""
+        opts = self.parse(args, "VOLUME [VOLUME...]", (1, None), '''
+            -f, --format string   how to print: "json" or a Go template''')
+
+        def get(name):
+            volume = _decode_object(self.client.inspect("volume", name))
+            empty = {"Labels": None, "Options": None}
+            return compact_json({field: volume.get(field, empty.get(field, "")) for field, always in _VOLUME_FIELDS
+                                 if always or volume.get(field)})
+        self.inspect(opts.args, opts.format, get)
+
+    def cmd_volume_create(self, *args):
+        """Create a volume."""
+        opts = self.parse(args, "[VOLUME]", (0, 1), '''
+                --availability string       cluster volume: active, pause or drain (default "active") (API 1.42)
+            -d, --driver string             driver (default "local")
+                --group string              cluster volume: its group (API 1.42)
+                --label list|label          label, as key=value
+                --limit-bytes bytes         cluster volume: the most it may take (API 1.42)
+                #--name string              name of the volume
+            -o, --opt map                   option of the driver, as key=value
+                --required-bytes bytes      cluster volume: the least it must take (API 1.42)
+                --scope string              cluster volume: single or multi node (default "single") (API 1.42)
+                --secret map                cluster volume: secret for the driver, as key=name (API 1.42)
+                --sharing string            cluster volume: none, readonly, onewriter or all (default "none") (API 1.42)
+                --topology-preferred list   cluster volume: topology to prefer, as key=value,… (API 1.42)
+                --topology-required list    cluster volume: topology it must be reached from (API 1.42)
+                --type string               cluster volume: mount or block (default "block") (API 1.42)''')
+        if opts.name and opts.args:
+            raise DockerError("conflicting options: cannot specify a volume-name through both --name and as a positional "
+                              "arg")
+        config = {"Driver": opts.driver, "DriverOpts": dict(opts.opt), "Name": opts.args[0] if opts.args else opts.name,
+                  "Labels": dict(opts.label)}
+        if opts.given & {"group", "scope", "sharing", "availability", "type", "limit_bytes", "required_bytes"}:
+            mode = {"Scope": opts.scope, "Sharing": opts.sharing}
+            mode.update({opts.type.title() + "Volume": {}} if opts.type in ("mount", "block") else {})
+            secrets = [{"Key": key, "Secret": secret} for key, secret in sorted(dict(opts.secret).items())]
+            topology = {key: [{"Segments": dict(map(key_value, text.split(",")))} for text in texts] for key, texts in (
+                ("Requisite", opts.topology_required), ("Preferred", opts.topology_preferred)) if texts}
+            spec = {"Group": opts.group, "AccessMode": mode, "Secrets": secrets, "Availability": opts.availability,
+                    "CapacityRange": {"RequiredBytes": opts.required_bytes or 0, "LimitBytes": opts.limit_bytes or 0}}
+            config["ClusterVolumeSpec"] = {key: value for key, value in spec.items() if value}
+            config["ClusterVolumeSpec"]["AccessibilityRequirements"] = topology
+        created = self.client.create_volume({key: value for key, value in config.items() if value})
+        self.print(created.get("Name") or "")
+
+    def cmd_volume_update(self, *args):
+        """Change a cluster volume."""
+        opts = self.parse(args, "[VOLUME]", 1, '''
+                --availability string   active, pause or drain (default "active")''', api="1.42")
+        cluster = _decode_object(self.client.inspect("volume", opts.args[0])).get("ClusterVolume")
+        if not cluster:
+            raise DockerError("can only update cluster volumes")
+        spec = cluster.get("Spec") or {}
+        if "availability" in opts.given:
+            spec["Availability"] = opts.availability
+        self.client.update_volume(cluster.get("ID") or "", (cluster.get("Version") or {}).get("Index") or 0, spec)
+
+    def cmd_volume_rm(self, *args):
+        """Remove volumes."""
+        opts = self.parse(args, "VOLUME [VOLUME...]", (1, None), '''
+            -f, --force   no complaint about volumes that do not exist (API 1.25)''')
+
+        def remove(name):
+            self.client.remove_volume(name, opts.force)
+            self.print(name)
+        self.each(opts.args, remove)
+
+    cmd_volume_remove = cmd_volume_rm
+
+    def cmd_volume_prune(self, *args):
+        """Remove volumes that no container uses."""
+        opts = self.parse(args, "", 0, '''
+            -a, --all             also those with a name (API 1.42)''' + _PRUNE_FLAGS, api="1.25")
+        filters = _filter_map(opts.filter)
+        if opts.all:
+            if "all" in filters:
+                raise DockerError("conflicting options: cannot specify both --all and --filter all=" + filters["all"][0])
+            filters["all"] = ["true"]
+        what = "anonymous" if not opts.all and self.client.at_least("1.42") else "all"
+        question = "WARNING! This will remove %s local volumes not used by at least one container." + _SURE
+        if opts.force or self.confirm(question % what):
+            self.show_reclaimed(self.prune("volumes", filters))
+
+
+_YEAR_2000 = 946684800                  # an image that says it is older says so because it must not say when
 INSPECT_TYPES = ("container", "image", "network", "volume", "service", "task", "node", "plugin", "secret", "config")
 
 
@@ -5255,6 +7165,99 @@ class SystemCommands(Cli):
 
     cmd_system_info = cmd_info
 
+    def cmd_events(self, *args):
+        """Show what happens in the engine, as it happens."""
+        opts = self.parse(args, "", 0, '''
+            -f, --filter filter   only those that match, as name=value
+                --format string   how to print: "json" or a Go template
+                --since string    from this time on: a time, or a duration before now such as 10m
+                --until string    up to this time''')
+        show = event_text
+        if opts.format:
+            try:
+                template = Template("{{json .}}" if opts.format == "json" else opts.format)
+                template.execute(Value("*events.Message", {}))
+            except TemplateError as error:
+                raise StatusError("Error parsing format: %s" % error, 64)
+
+            def show(event):
+                return template.execute(Value("*events.Message", event)) + "\n"
+        since, until = (text and parse_timestamp(text) for text in (opts.since, opts.until))
+        with self.client.events(since, until, _filter_map(opts.filter)) as events:
+            for batch in events.batches():
+                self.write("".join(map(show, batch)))
+                self.out.flush()
+
+    cmd_system_events = cmd_events
+
+    def cmd_system_df(self, *args):
+        """Show what takes disk space."""
+        opts = self.parse(args, "", 0, _FORMAT_FLAG + '''
+            -v, --verbose         each image, container, volume and piece of cache''', api="1.25")
+        usage = self.client.df()
+        if not opts.verbose:
+            raw = list(zip(("type", "total", "active", "size", "reclaimable"), _USAGE_COLUMNS))
+            return self.show_rows(usage_rows(usage), _USAGE_COLUMNS, list(_USAGE_COLUMNS), opts.format, raw=raw,
+                                  row_type="*formatter.diskUsageImagesContext")
+        whole = opts.format not in ("", "table")
+        images = [(image,) + _first_tag(image) + ("",) for image in usage.get("Images") or ()]
+        cache = sorted(usage.get("BuildCache") or (), key=lambda c: (
+            parse_rfc3339(c["LastUsedAt"]) if c.get("LastUsedAt") else float("-inf"), c.get("ID") or ""))
+        parts = [("Images", "Images space usage:", images, image_columns(whole),
+                  "Repository Tag ID CreatedSince Size SharedSize UniqueSize Containers"),
+                 ("Containers", "Containers space usage:",
+                  [dict(c, SizeRootFs=0) for c in usage.get("Containers") or ()], container_columns(whole),
+                  "ID Image Command LocalVolumes Size RunningFor Status Names"),
+                 ("Volumes", "Local Volumes space usage:", usage.get("Volumes") or (), volume_columns(), "Name Links Size"),
+                 ("BuildCache", "Build cache usage: " + usage_rows(usage)[3][3], cache, cache_columns(whole),
+                  "ID CacheType Size CreatedSince LastUsedSince UsageCount Shared")]
+        if not whole:
+            return self.write("\n".join(title + "\n\n" + self.rendered(rows, columns_of, shown.split())
+                                        for _, title, rows, columns_of, shown in parts))
+        value = {name: [Row(columns_of, row) for row in rows] for name, _, rows, columns_of, _ in parts}
+        if opts.format == "json":
+            return self.write("{%s}" % ",".join('"%s":%s' % (name, go_json(value[name], html=True)) for name in value))
+        self.write(self.template(re.sub("^table", "", opts.format).strip()).execute(value))
+
+    def cmd_system_prune(self, *args):
+        """Remove all that is not in use."""
+        opts = self.parse(args, "", 0, '''
+            -a, --all             not only images without a name, but all that no container uses
+                --filter filter   only those that match, as name=value (API 1.28)
+            -f, --force           do not ask
+                --volumes         anonymous volumes, too''', api="1.25")
+        filters = _filter_map(opts.filter)
+        if opts.volumes and "until" in filters:
+            raise DockerError('ERROR: The "until" filter is not supported with "--volumes"')
+        builds = self.client.at_least("1.31")
+        lines = ["all stopped containers", "all networks not used by at least one container"]
+        lines += ["all anonymous volumes not used by at least one container"] * opts.volumes
+        lines += ["all images without at least one container associated to them" if opts.all else "all dangling images"]
+        lines += ["all build cache" if opts.all else "unused build cache"] * builds
+        question = "WARNING! This will remove:\n" + "".join("  - %s\n" % line for line in lines)
+        if filters:
+            question += "\n  Items to be pruned will be filtered with:\n" + "".join(
+                "  - %s=%s\n" % (name, value) for name in sorted(filters) for value in filters[name])
+        if not (opts.force or self.confirm(question + _SURE)):
+            return
+        size = self.prune("containers", filters)
+        self.prune("networks", filters)
+        size += self.prune("volumes", filters) if opts.volumes else 0
+        size += self.prune("images", dict(filters, dangling=["false" if opts.all else "true"]))
+        size += self.prune("caches", filters, opts.all) if builds else 0
+        self.show_reclaimed(size)
+
+    def cmd_builder_prune(self, *args):
+        """Remove build cache."""
+        opts = self.parse(args, "", 0, '''
+            -a, --all                  all of it, not only what is dangling
+                --filter filter        only what matches, as name=value
+            -f, --force                do not ask
+                --keep-storage bytes   how much of it to keep''', api="1.39")
+        what = "all build cache" if opts.all else "all dangling build cache"
+        if opts.force or self.confirm("WARNING! This will remove %s. Are you sure you want to continue?" % what):
+            self.show_reclaimed(self.prune("caches", _filter_map(opts.filter), opts.all, opts.keep_storage or 0))
+
     def cmd_system_dialstdio(self, *args):
         """Connect the input and output with the engine, for a client at the other end of an ssh session."""
         self.parse(args, "", 0)
@@ -5320,6 +7323,72 @@ class SystemCommands(Cli):
                     self.warn("WARNING: --size ignored for %s" % kind)
                 return kind, text
         raise DockerError("Error: No such object: " + name)
+
+
+def event_text(event: dict) -> str:
+    """An event as a line: local time, type, action, ID and attributes."""
+    nanoseconds = event.get("timeNano") or (event.get("time") or 0) * 10 ** 9
+    actor = event.get("Actor") or {}
+    text = "%s %s %s" % (event.get("Type") or "", event.get("Action") or "", actor.get("ID") or "")
+    attributes = actor.get("Attributes")
+    if attributes:
+        text += " (%s)" % ", ".join(["%s=%s" % item for item in sorted(attributes.items())])
+    return (format_nanoseconds(nanoseconds) + " " if nanoseconds else "") + text + "\n"
+
+
+def usage_rows(usage: dict) -> list:
+    """The lines of `system df`: (type, total, active, size, reclaimable), all text."""
+    images, containers, volumes, cache = (usage.get(key) or () for key in ("Images", "Containers", "Volumes", "BuildCache"))
+
+    def row(name, items, active, size, free, percent=True):
+        share = " (%d%%)" % (free * 100 // size) if percent and size > 0 else ""
+        return name, str(len(items)), str(active), format_size(size), format_size(free) + share
+
+    def total(items, field="Size"):
+        return sum(item.get(field) or 0 for item in items)
+    layers = usage.get("LayersSize") or 0
+    used = sum((image.get("Size") or 0) - image["SharedSize"] for image in images
+               if image.get("Containers") and image.get("SharedSize", -1) != -1 and image.get("Size") != -1)
+    active = [c for c in containers if c.get("State") in ("running", "paused", "restarting")]
+    shares = [v.get("UsageData") or {} for v in volumes]
+    known = [share for share in shares if share.get("Size") != -1]
+    own = [c for c in cache if not c.get("Shared")]
+    return [row("Images", images, sum((image.get("Containers") or 0) > 0 for image in images), layers, layers - used),
+            row("Containers", containers, len(active), total(containers, "SizeRw"),
+                total(containers, "SizeRw") - total(active, "SizeRw")),
+            row("Local Volumes", volumes, sum((share.get("RefCount") or 0) > 0 for share in shares), total(known),
+                total(share for share in known if not share.get("RefCount"))),
+            row("Build Cache", cache, sum(bool(c.get("InUse")) for c in cache), total(own),
+                total(c for c in own if not c.get("InUse")), False)]
+
+
+_USAGE_COLUMNS = {field: (field.upper().replace("COUNT", ""), lambda row, at=at: row[at])
+                  for at, field in enumerate(("Type", "TotalCount", "Active", "Size", "Reclaimable"))}
+
+
+def cache_columns(whole: bool) -> dict:
+    """The fields of a piece of build cache: {field: (heading, function)}; `whole`: the ID is not shortened."""
+    def since(field):
+        # no longer than Go's durations go
+        return lambda c: c.get(field) and format_duration(min(time.time() - parse_rfc3339(c[field]), 9223372036)) + " ago" or ""
+    return {
+        "ID": ("CACHE ID", lambda c: (c["ID"] if whole else short_id(c["ID"])) + "*" * bool(c.get("InUse"))),
+        "Parent": ("PARENT", _text("Parent")), "CacheType": ("CACHE TYPE", _text("Type")),
+        "Size": ("SIZE", lambda c: format_size(c.get("Size") or 0, 3)), "InUse": ("IN USE", _flag("InUse")),
+        "CreatedAt": ("CREATED AT", _moment("CreatedAt")), "CreatedSince": ("CREATED", since("CreatedAt")),
+        "LastUsedAt": ("LAST USED AT", _moment("LastUsedAt")), "LastUsedSince": ("LAST USED", since("LastUsedAt")),
+        "UsageCount": ("USAGE", lambda c: str(c.get("UsageCount") or 0)), "Shared": ("SHARED", _flag("Shared")),
+        "Description": ("DESCRIPTION", _text("Description")),
+    }
+
+
+def _first_tag(image):
+    """An image's first name as (repository, tag)."""
+    try:
+        reference = parse_reference((image.get("RepoTags") or [""])[0])
+    except DockerError:
+        return "<none>", "<none>"
+    return (reference.familiar_name, reference.tag) if reference.tag else ("<none>", "<none>")
 
 
 _GO_ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm",
@@ -5486,7 +7555,7 @@ def _cluster_lines(swarm, cluster, spec):
     return [line for line in lines if line]
 
 
-class DockerCli(ImageCommands, ContainerCommands, SystemCommands):
+class DockerCli(CreateCommands, ImageCommands, ContainerCommands, VolumeCommands, SystemCommands):
     """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
 
 

@@ -1823,7 +1823,7 @@ class DifferentialCase(CliCase):
             headers = {name: request.header(name) for name in self.wire_headers if request.header(name) is not None}
             if request.auth is not None:
                 headers["X-Registry-Auth"] = request.auth
-            query = {key: json.loads(values[0]) if key == "filters" else values
+            query = {key: json.loads(values[0]) if key == "filters" and values[0] else values
                      for key, values in request.query.items()}
             path = ("/v" + request.version if request.version else "") + request.path
             found.append("%s %s %s %s %s" % (request.method, self.API_VERSION(path),
@@ -1917,6 +1917,28 @@ def on_terminal(script=None, columns=80, rows=24, screen=True):
             left = "" if terminal.modes == terminal.before else "the terminal is not as it was\n"
             return Outcome(status, text, left, time.time() - began)
     return runner
+
+
+def inside(argv, env):
+    """A runner for both()/differential(): pydock within this process, for tables too long to start it for each line."""
+    if SUBJECT or argv[0] != sys.executable:
+        return run(argv, env, cwd=env["HOME"])
+    before = dict(os.environ), os.getcwd(), sys.stdin, sys.stdout, sys.stderr
+    streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", newline="") for _ in range(3)]
+    began = time.time()
+    try:
+        os.chdir(env["HOME"])
+        os.environ.clear()
+        os.environ.update(env)
+        sys.stdin, sys.stdout, sys.stderr = streams
+        status = module().main(["docker"] + argv[2:])
+    finally:
+        os.environ.clear()
+        os.environ.update(before[0])
+        os.chdir(before[1])
+        sys.stdin, sys.stdout, sys.stderr = before[2:]
+    out, err = [stream.buffer.getvalue().decode() for stream in streams[1:]]
+    return Outcome(status, out, err, time.time() - began)
 
 
 def comparison(theirs, ours):
@@ -2392,7 +2414,29 @@ class UsageTest(DifferentialCase):
         container ls --help
         container ps --help
         container inspect --help
+        create --help
+        container create --help
+        update --help
         system info --help
+        network ls --help
+        network list --help
+        network create --help
+        network connect --help
+        network disconnect --help
+        network inspect --help
+        network prune --help
+        volume ls --help
+        volume create --help
+        volume inspect --help
+        volume rm --help
+        volume prune --help
+        volume update --help
+        system df --help
+        system prune --help
+        system events --help
+        events --help
+        stats --help
+        container stats --help
     """)
     def test_help(self, *args, **options):
         results = self.both(*args)
@@ -2412,6 +2456,11 @@ class UsageTest(DifferentialCase):
         container
         container --help
         system
+        network
+        network --help
+        volume
+        help volume
+        builder
     """)
     def test_help_of_groups(self, *args, **options):
         """What pydock has yet is laid out as docker has it."""
@@ -3876,6 +3925,1134 @@ class SaveLoadTest(DifferentialCase):
         self.assertTrue(done.stderr.strip())
 
 
+class PruneTest(DifferentialCase):
+    """container prune and image prune: the question, the filters, what is printed of the answer."""
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("POST", "/containers/prune", answer(200, {"ContainersDeleted": ["a", "b"], "SpaceReclaimed": 123456789})),
+            ("POST", "/images/prune", answer(200, {"SpaceReclaimed": 999999, "ImagesDeleted": [
+                {"Untagged": "a:1"}, {"Deleted": "sha256:00"}, {"Untagged": "b", "Deleted": "c"}, {}]}))))
+        self.host = self.engine.host
+
+    @lines("""
+        container prune -f
+        container prune --force --filter label=a --filter until=1h --filter "" --filter LABEL=b
+        container prune -f --filter label!=a=b
+        image prune -f
+        image prune -af
+        image prune --all --force --filter dangling=true
+        image prune -f --filter dangling=false --filter until=1h
+        ! container prune -f --filter x
+        ! container prune x
+        ! container prune -x
+        ! image prune x
+    """)
+    def test_prune(self, *args, **options):
+        self.differential(*args, **options)
+
+    @rows(("y", b"y\n"), ("Y", b" Y \n"), ("no line end", b"y"), ("yes", b"yes\n"), ("n", b"n\n"), ("line", b"\n"),
+          ("end", b""), ("second line", b"n\ny\n"))
+    def test_question(self, title, data):
+        for command in (["container", "prune"], ["image", "prune"], ["image", "prune", "-a", "--filter", "until=1h"]):
+            self.differential(*command, input=data)
+
+    @rows(("y", "y\n"), ("end", "\x04"), ("interrupt", "\x03"))
+    def test_question_on_terminal(self, title, keys):
+        def script(terminal):
+            terminal.expect("y/N] ")
+            terminal.send(keys)
+        self.differential("container", "prune", runner=on_terminal(script))
+
+    @rows(("label", ["label=a"], ["label!=b"]), ("against", ["label=a", "until=1h"], ["label!=a"]),
+          ("both", ["label!=b", "label=c"], ["label=a", "label!=b"]), ("others", ["until=1h", "foo=bar", "x", ""], []),
+          ("twice", ["until=1h", "until="], ["until=2h"]))
+    def test_configured_filters(self, title, configured, given):
+        self.config(pruneFilters=configured)
+        self.differential("container", "prune", "-f", *["--filter=" + text for text in given])
+
+    def test_configured_labels(self):
+        """Docker forgets them where no filter of the other sort is given."""
+        self.config(pruneFilters=["label=a", "label!=keep"])
+        self.check(self.pydock("container", "prune", "-f"))
+        self.assertEqual(json.loads(self.engine.calls()[0].query["filters"][0]),
+                         {"label": {"a": True}, "label!": {"keep": True}})
+
+    @rows(("null", None), ("nothing", {}), ("null lists", {"ContainersDeleted": None, "ImagesDeleted": None}),
+          ("empty lists", {"ContainersDeleted": [], "ImagesDeleted": []}))
+    def test_odd_answers(self, title, value):
+        self.engine.on("POST", "/.*/prune", answer(200, value))
+        for command in ("container", "image"):
+            self.differential(command, "prune", "-f")
+
+    def test_failure(self):
+        self.engine.on("POST", "/.*/prune", answer(409, {"message": "a prune operation is already running"}))
+        for command in ("container", "image"):
+            self.differential(command, "prune", "-f", fails=True)
+
+    def test_old_engine(self):
+        self.engine.api = "1.24"
+        for command in ("container", "image"):
+            self.differential(command, "prune", "-f", fails=True)
+
+
+NETWORK_LIST = [
+    {"Name": "net10", "Id": "a" * 64, "Created": "2024-01-02T03:04:05.123456789Z", "Scope": "local", "Driver": "bridge",
+     "EnableIPv4": True, "EnableIPv6": False, "Internal": False, "Labels": {"a.b-c": "1"}},
+    {"Name": "net2", "Id": "b" * 64, "Created": "2024-01-02T03:04:05.100000000+02:00", "Scope": "swarm", "Driver": "overlay",
+     "EnableIPv6": True, "Internal": True, "Ingress": True, "Labels": None},
+    {"Name": "Bridge", "Id": "c" * 64, "Driver": "bridge", "Scope": "local", "Labels": {}}]
+
+
+class NetworkTest(DifferentialCase):
+    """The network commands: each flag's request, what is listed, what is refused before anything is sent."""
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("GET", "/networks", answer(200, NETWORK_LIST)),
+            ("POST", "/networks/create", answer(201, {"Id": "f" * 64, "Warning": "w"})),
+            ("POST", "/networks/prune", answer(200, {"NetworksDeleted": ["n1", "n2"]})),
+            ("*", "/networks/.*nosuch.*", answer(404, {"message": "network not found"})),
+            ("DELETE", "/networks/bad", answer(403, {"message": "network bad has active endpoints"})),
+            ("DELETE", "/networks/.*", answer(204, "")), ("POST", "/networks/.*", answer(200, "")),
+            ("GET", "/networks/.*", lambda request: answer(200, {
+                "Id": "1", "Name": request.path[10:], "Ingress": "mesh" in request.path, "Z": [], "A": 1.50})), api="1.50"))
+        self.host = self.engine.host
+
+    @lines("""
+        network ls
+        network list
+        network ls -q
+        network ls --no-trunc
+        network ls -f driver=bridge --filter dangling=true --filter driver=null
+        network ls --format json
+        network ls --format raw
+        network ls --format raw -q
+        network ls --format "{{.ID}} {{.Name}} {{.CreatedAt}} {{.IPv4}} {{.IPv6}} {{.Internal}} {{.Labels}}"
+        network ls --format "table {{.ID}}\\t{{.CreatedAt}}\\t{{.IPv4}}\\t{{.IPv6}}\\t{{.Internal}}\\t{{.Labels}}"
+        network ls -q --format {{.Name}}
+        network ls --format "{{.Label \\"a.b-c\\"}}"
+        ! network ls --format {{.Foo}}
+        ! network ls x
+        network inspect a b
+        network inspect -v a
+        ! network inspect --verbose a nosuch
+        ! network inspect ""
+        network inspect -f {{.Name}} a
+        network create foo
+        network create -d null --attachable --internal --label a=b --label c -o x=y -o z --scope swarm foo
+        network create --subnet 10.0.0.0/24 --gateway 10.0.0.1 --ip-range 10.0.0.128/25 --aux-address a=10.0.0.5 foo
+        network create --subnet 2001:db8::/64 --gateway 2001:db8::1 --ipv6 foo
+        network create --subnet 10.0.0.5/24 --gateway 10.0.0.1/24 foo
+        network create --ipv6=false --ipv4=false foo
+        network create --ipam-driver d --ipam-opt a=b --ipam-opt c=d=e --config-only foo
+        network create --config-from bar --ingress foo
+        network create --config-only --config-from bar foo
+        ! network create
+        network connect n c
+        network connect --ip 1.2.3.4 --ip6 2001:db8::5 --link a:b --link c --alias x,y --alias z n c
+        network connect --link-local-ip 169.254.1.1,169.254.1.2 --driver-opt a=b,c=d --driver-opt " e = f " --gw-priority 5 n c
+        ! network connect --driver-opt a n c
+        ! network connect --driver-opt =b n c
+        ! network connect --gw-priority x n c
+        ! network connect "" c
+        ! network connect n ""
+        network disconnect -f n c
+        ! network disconnect --force nosuch c
+        network rm a b
+        ! network rm a nosuch b
+        ! network rm -f a bad b
+        network rm -f a nosuch b
+        network rm mesh
+        ! network rm ""
+        network prune --force --filter label=a --filter until=24h
+        network prune
+    """)
+    def test_network(self, *args, **options):
+        self.differential(*args, **options)
+
+    @rows(("--gateway 10.1.0.1",
+           "every ip-range or gateway must have a corresponding subnet"),
+          ("--ip-range 10.1.0.1/24",
+           "every ip-range or gateway must have a corresponding subnet"),
+          ("--aux-address a=10.1.0.1",
+           "no matching subnet for aux-address 10.1.0.1"),
+          ("--subnet 10.0.0.0/24 --gateway 10.1.0.1",
+           "no matching subnet for gateway 10.1.0.1"),
+          ("--subnet 10.0.0.0/24 --ip-range 10.1.0.0/24",
+           "no matching subnet for range 10.1.0.0/24"),
+          ("--subnet 10.0.0.0/24 --aux-address a=10.1.0.1",
+           "no matching subnet for aux-address 10.1.0.1"),
+          ("--subnet 10.0.0.0/24 --subnet 10.0.0.0/16",
+           "multiple overlapping subnet configuration is not supported"),
+          ("--subnet 10.0.0.0/24 --subnet 10.0.0.0/24",
+           "multiple overlapping subnet configuration is not supported"),
+          ("--subnet 10.0.0.0/24 --subnet x",
+           "invalid subnet: invalid CIDR address: x"),
+          ("--subnet 10.0.0.0/24 --subnet 10.1.0.0/24 --gateway 10.0.0.1 --gateway 10.0.0.2",
+           "cannot configure multiple gateways (10.0.0.2, 10.0.0.1) for the same subnet (10.0.0.0/24)"),
+          ("--subnet 10.0.0.0/24,10.1.0.0/24 --ip-range 10.0.0.0/25,10.0.0.128/25",
+           "cannot configure multiple ranges (10.0.0.128/25, 10.0.0.0/25) on the same subnet (10.0.0.0/24)"),
+          ("--subnet 10.0.0.0/24 --gateway x",
+           "no matching subnet for gateway x"),
+          ("--subnet 10.0.0.0/24 --gateway 10.0.0.1/x",
+           "invalid CIDR address: 10.0.0.1/x"),
+          ("--subnet 10.0.0.0/24 --ip-range 10.0.0.5",
+           "invalid CIDR address: 10.0.0.5"),
+          ("--subnet 10.0.0.0/255.255.255.0 --gateway 10.0.0.1",
+           "invalid subnet: invalid CIDR address: 10.0.0.0/255.255.255.0"))
+    def test_addresses_refused(self, flags, complaint):
+        """In docker's words, before anything is sent."""
+        cli = module().DockerCli(io.StringIO(), io.StringIO(), io.StringIO(), module().Endpoint(self.host))
+        with self.assertRaises(module().DockerError) as caught:
+            cli.cmd("network", "create", *(flags.split() + ["foo"]))
+        self.assertEqual(str(caught.exception), complaint)
+        self.assertEqual(self.engine.calls(), [])
+
+    @lines("""
+        ! network create --subnet 10.0.0.0/24,10.1.0.0/24 --ip-range 10.0.0.0/25,10.0.0.128/25 foo
+        ! network create --subnet 10.0.0.0/24 --aux-address a foo
+    """)
+    def test_addresses(self, *args, **options):
+        self.differential(*args, **options)
+
+    def test_two_subnets(self):
+        """Each with its own gateway, in docker's request in no order, in pydock's as they were given."""
+        command = ("network", "create", "--subnet", "10.0.0.0/24,10.1.0.0/24", "--gateway", "10.1.0.1", "--gateway",
+                   "10.0.0.1", "--aux-address", "a=10.1.0.5", "--aux-address", "b=10.1.0.6", "foo")
+        self.differential(*command, wire=False)
+        self.check(self.pydock(*command))
+        self.assertEqual(json.loads(self.engine.calls()[-1].body.decode())["IPAM"]["Config"], [
+            {"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1"},
+            {"Subnet": "10.1.0.0/24", "Gateway": "10.1.0.1", "AuxiliaryAddresses": {"a": "10.1.0.5", "b": "10.1.0.6"}}])
+
+    @rows(("yes", b"y\n"), ("no", b"n\n"))
+    def test_ingress(self, title, data):
+        self.differential("network", "rm", "mesh", "b", input=data)
+        self.differential("network", "prune", input=data)
+
+    @rows(("1.24",), ("1.43",))
+    def test_old_engine(self, api):
+        self.engine.api = api
+        for line in ("create foo", "create --attachable foo", "prune -f"):
+            self.differential("network", *line.split(), fails=None)
+
+    def test_configured_format(self):
+        self.config(networksFormat="{{.Name}}={{.Driver}}", volumesFormat="{{.Name}}")
+        for line in ("ls", "ls -q", "ls --format table", "ls --format json"):
+            self.differential("network", *line.split())
+
+    @rows(("null", None), ("empty", []))
+    def test_nothing(self, title, value):
+        self.engine.on("GET", "/networks", answer(200, value)).on("POST", "/networks/prune", answer(200, {}))
+        for line in ("ls", "prune -f"):
+            self.differential("network", *line.split())
+
+
+VOLUME_LIST = [
+    {"Name": "v10", "Driver": "local", "Mountpoint": "/v/10", "Scope": "local", "Labels": {"x": "y"},
+     "CreatedAt": "2024-01-02T03:04:05Z", "Options": None},
+    {"Name": "v2", "Driver": "csi", "Mountpoint": "", "Scope": "global", "Labels": None,
+     "UsageData": {"Size": 12345, "RefCount": 2}},
+    {"Name": "c1", "Driver": "csi", "Mountpoint": "", "Scope": "", "Labels": {}, "ClusterVolume": {
+        "ID": "cid", "Version": {"Index": 7}, "Spec": {"Group": "g", "AccessMode": {}, "Availability": "pause"},
+        "Info": {"VolumeID": "x"}, "PublishStatus": []}},
+    {"Name": "c2", "Driver": "csi", "ClusterVolume": {"ID": "c", "Spec": {}, "PublishStatus": [{}, {}], "Info": {
+        "VolumeID": "y"}}},
+    {"Name": "c3", "Driver": "csi", "ClusterVolume": {"ID": "d", "Info": None}}]
+
+
+class VolumeTest(DifferentialCase):
+    """The volume commands: each flag's request and what is shown of the answer."""
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("GET", "/volumes", answer(200, {"Volumes": VOLUME_LIST, "Warnings": ["w"]})),
+            ("POST", "/volumes/create", lambda request: answer(201, {
+                "Name": json.loads(request.body.decode()).get("Name") or "made"})),
+            ("POST", "/volumes/prune", answer(200, {"VolumesDeleted": ["v1", "v2"], "SpaceReclaimed": 12345678})),
+            ("*", "/volumes/nosuch", answer(404, {"message": "no such volume"})),
+            ("DELETE", "/volumes/bad", answer(409, {"message": "volume is in use"})), ("DELETE", "/.*", answer(204, "")),
+            ("PUT", "/volumes/.*", answer(200, "")), ("GET", "/volumes/cluster", answer(200, VOLUME_LIST[2])),
+            ("GET", "/volumes/one", answer(200, '{"Name":"one","UsageData":{"Size":1.0e3},"Scope":"local","Labels":{}}')),
+            ("GET", "/volumes/.*", answer(200, VOLUME_LIST[0])), api="1.50"))
+        self.host = self.engine.host
+
+    @lines("""
+        volume ls
+        volume ls -f dangling=true --filter name=x
+        volume ls --format json
+        volume ls --format raw -q
+        volume ls --format "{{.Name}} {{.Size}} {{.Links}} {{.Mountpoint}} {{.Labels}} {{.Scope}} {{.Driver}}"
+        volume ls --format "{{.Group}} {{.Availability}} {{.Status}} {{.Label \\"x\\"}}"
+        volume ls --format "table {{.Name}}\\t{{.Group}}\\t{{.Size}}\\t{{.Links}}\\t{{.Availability}}\\t{{.Status}}"
+        volume ls --cluster
+        volume ls --cluster -q
+        volume ls -q --format {{.Driver}}
+        ! volume ls --format {{.Foo}}
+        volume inspect a b
+        ! volume inspect a nosuch
+        ! volume inspect ""
+        volume inspect -f json a
+        volume create
+        volume create -d x -o a=b -o c --label d=e --label f --name bar
+        volume create -o "" -o k=v=w foo
+        ! volume create --name foo bar
+        volume create --group g --scope multi --sharing all --availability drain --type mount --limit-bytes 10m foo
+        volume create --required-bytes 5k --secret a=b --secret c --topology-required x=y,z=w --topology-preferred q=r foo
+        volume create --group g --secret z=1 --secret a=2 --topology-required a --topology-required "" foo
+        volume create --secret a=b foo
+        volume create --topology-required x foo
+        ! volume create --limit-bytes x foo
+        ! volume rm a nosuch b bad
+        volume rm -f a
+        ! volume rm ""
+        volume prune -a -f
+        volume prune -f --filter label=x --filter all=true
+        ! volume prune -a -f --filter all=1
+        volume prune
+        volume update cluster
+        volume update --availability drain cluster
+        ! volume update --availability drain a
+        ! volume update nosuch --availability drain
+    """)
+    def test_volume(self, *args, **options):
+        self.differential(*args, **options)
+
+    def test_inspect_adds_and_orders(self):
+        """As docker: the fields in its order, those that an engine leaves out empty."""
+        done = self.check(self.pydock("volume", "inspect", "-f", "json", "one"))
+        self.assertEqual(list(json.loads(done.stdout)[0]),
+                         ["Driver", "Labels", "Mountpoint", "Name", "Options", "Scope", "UsageData"])
+
+    @rows(("1.24",), ("1.41",))
+    def test_old_engine(self, api):
+        self.engine.api = api
+        for line in ("create --group g foo", "rm -f a", "prune -a -f", "prune", "update a", "ls --cluster"):
+            self.differential("volume", *line.split(), fails=None)
+
+    @rows(("null", None), ("no list", {}), ("null list", {"Volumes": None}), ("empty", {"Volumes": []}))
+    def test_nothing(self, title, value):
+        self.engine.on("GET", "/volumes", answer(200, value)).on("POST", "/volumes/prune", answer(200, {}))
+        for line in ("ls", "prune -f"):
+            self.differential("volume", *line.split())
+
+
+def _piece(name, size, in_use=False, shared=False, used=None, **more):
+    return dict({"ID": name, "Type": "regular", "Description": "d " + name, "InUse": in_use, "Shared": shared, "Size": size,
+                 "CreatedAt": "2024-01-02T03:04:05.123Z", "LastUsedAt": used, "UsageCount": 3}, **more)
+
+
+DISK_USAGE = {
+    "LayersSize": 1092588000, "BuilderSize": 9999,
+    "Images": [dict(IMAGE_LIST[0], SharedSize=1000, Containers=1), dict(IMAGE_LIST[1], SharedSize=-1),
+               dict(IMAGE_LIST[4], SharedSize=0, Containers=0, RepoTags=["r.example:5000/x/y:tag", "other:1"]),
+               dict(IMAGE_LIST[4], SharedSize=7, Containers=2, RepoTags=["latest"])],
+    "Containers": CONTAINER_LIST,
+    "Volumes": [dict(VOLUME_LIST[0], UsageData={"Size": 1000000, "RefCount": 1}),
+                dict(VOLUME_LIST[0], Name="v2", UsageData={"Size": 2000000, "RefCount": 0}),
+                dict(VOLUME_LIST[0], Name="v3", UsageData={"Size": -1, "RefCount": 0})],
+    "BuildCache": [_piece("z" * 25, 5000, in_use=True, used="2024-01-03T03:04:05.123Z", Parent="p"), _piece("y" * 25, 7000, shared=True),
+                   _piece("x" * 25, 9000, used="2024-01-01T03:04:05Z"), _piece("w", 1, used="2024-01-01T03:04:05Z"),
+                   _piece("short", 0, CreatedAt="0001-01-01T00:00:00Z")]}
+
+
+class DiskUsageTest(DifferentialCase):
+    """system df, system prune and builder prune."""
+
+    normalise = (AGES,)
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("GET", "/system/df", answer(200, DISK_USAGE)),
+            ("POST", "/volumes/prune", answer(200, {"VolumesDeleted": ["v1", "v2"], "SpaceReclaimed": 12345678})),
+            ("POST", "/networks/prune", answer(200, {"NetworksDeleted": ["n1", "n2"]})),
+            ("POST", "/containers/prune", answer(200, {"ContainersDeleted": ["c1"], "SpaceReclaimed": 1000})),
+            ("POST", "/images/prune", answer(200, {"ImagesDeleted": [{"Untagged": "a:1"}], "SpaceReclaimed": 99})),
+            ("POST", "/build/prune", answer(200, {"CachesDeleted": ["b1", "b2"], "SpaceReclaimed": 5})), api="1.50"))
+        self.host = self.engine.host
+
+    @lines("""
+        system df
+        system df -v
+        system df --format json
+        system df -v --format json
+        system df --format raw
+        system df --format "{{.Type}} {{.TotalCount}} {{.Active}} {{.Size}} {{.Reclaimable}}"
+        system df --format "table {{.Type}}\\t{{.Reclaimable}}"
+        system df -v --format "{{json .Volumes}}"
+        system df -v --format "{{range .BuildCache}}{{.ID}} {{.Parent}} {{.CacheType}} {{.LastUsedAt}} {{.InUse}}|{{end}}"
+        ! system df --format {{.Foo}}
+        system prune
+        system prune -a
+        system prune --volumes
+        system prune -a --volumes --filter label=x --filter label=y
+        system prune -f
+        system prune -a -f
+        system prune -a -f --volumes
+        system prune -f --filter label=x --filter until=24h
+        system prune -f --volumes --filter label=x --filter label!=y
+        ! system prune -f --volumes --filter until=1h
+    """)
+    def test_system(self, *args, **options):
+        self.differential(*args, **options)
+
+    @lines("""
+        builder prune
+        builder prune -f
+        builder prune -f --filter until=24h --filter label=a --keep-storage 5g
+        ! builder prune -f --keep-storage x
+    """)
+    def test_builder_prune(self, *args, **options):
+        """Docker without buildx says beforehand that its builder is deprecated; pydock needs no buildx."""
+        self.differential(*args, stderr=False, **options)
+
+    @rows(("1.24",), ("1.27",), ("1.30",))
+    def test_old_engine(self, api):
+        self.engine.api = api
+        for line in ("df", "prune", "prune -f --filter label=x"):
+            self.differential("system", *line.split(), fails=None)
+        self.differential("builder", "prune", "-f", stderr=False, fails=None)
+
+    def test_failure_ends_it(self):
+        self.engine.on("POST", "/networks/prune", answer(409, {"message": "a prune operation is already running"}))
+        self.differential("system", "prune", "-f", fails=True)
+
+    @rows(("yes", b"y\n"), ("no", b"\n"))
+    def test_question(self, title, data):
+        self.differential("system", "prune", input=data)
+
+    @rows(("nothing", {}), ("nulls", dict.fromkeys(DISK_USAGE)), ("no size", dict(DISK_USAGE, LayersSize=0)))
+    def test_odd_answers(self, title, value):
+        self.engine.on("GET", "/system/df", answer(200, value))
+        for line in ("df", "df -v"):
+            self.differential("system", *line.split())
+
+    def test_volumes_of_unknown_size(self):
+        """Docker's client crashes within its template."""
+        self.engine.on("GET", "/system/df", answer(200, {"Volumes": [{"Name": "v", "Driver": "local"}]}))
+        self.assertIn("Local Volumes   1         0         0B", self.check(self.pydock("system", "df")).stdout)
+        self.differential("system", "df", "-v")
+
+
+EVENTS = [
+    {"status": "start", "id": "abc", "from": "busybox", "Type": "container", "Action": "start", "Actor": {
+        "ID": "abc", "Attributes": {"name": "x", "image": "busybox", "z": "", "b": "q,r"}}, "scope": "local",
+     "time": 1700000000, "timeNano": 1700000000123456789},
+    {"Type": "network", "Action": "connect", "Actor": {"ID": "n", "Attributes": {}}, "time": 1700000000,
+     "timeNano": 1700000000000000001},
+    {"Type": "image", "Action": "pull", "Actor": {"ID": "busybox:latest", "Attributes": None}, "time": 1720000001},
+    {"Type": "container", "Action": "exec_create: sh -c <x> & \u2028 \u00fc", "Actor": {
+        "ID": "q", "Attributes": {"execID": "<&>", "u": "\u00fc\u001b"}}, "time": 0, "timeNano": 0},
+    {"status": "x", "Type": "weird", "Action": "x", "unknown": 5},
+    {"Type": "a", "Action": "b", "Actor": {"ID": "", "Attributes": {"a": "b"}}, "timeNano": 1}]
+
+
+class EventsTest(DifferentialCase):
+    """events: lines, formats, times, and how the stream ends."""
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(("GET", "/events", messages(*EVENTS)), api="1.50"))
+        self.host = self.engine.host
+
+    @lines("""
+        events
+        events --format json
+        events --format "{{json .}}"
+        events --format "{{.Type}} {{.Action}} {{.ID}} {{.Status}} {{.From}} {{.Time}} {{.TimeNano}} {{.Scope}} {{.Actor.ID}}"
+        events --format {{.Actor.Attributes.name}}
+        events --format "{{.Actor}} {{json .Actor}}"
+        ! events --format {{.Foo}}
+        ! events --format {{.Foo
+        events --format "{{.Type}}\\t{{.Action}}"
+        events --format "table {{.Type}}"
+        events -f type=container -f event=start --filter label=a=b --since 5 --until 2024-01-02
+        ! events -f x
+        ! events --until x
+        ! events --since 2024-13-01
+    """)
+    def test_events(self, *args, **options):
+        self.differential(*args, **options)
+
+    @rows(("America/New_York",), ("Asia/Kolkata",), ("UTC",))
+    def test_time_zone(self, zone):
+        self.differential("events", env={"TZ": zone})
+
+    @rows(("0", "0"), ("5", "5"), ("+5", "+5"), ("5.5", "5.5"), ("1700000000.123456789", "1700000000.123456789"),
+          ("2024-01-02", "1704133800.000000000"), ("2024-02-29", "1709145000.000000000"),
+          ("2024-01-02Z", "1704153600.000000000"), ("2024-01-02+02:00", "1704146400.000000000"),
+          ("2024-01-02+01:60", "1704146400.000000000"), ("2024-01-02T15", "1704187800.000000000"),
+          ("2024-01-02T5", "1704151800.000000000"), ("2024-01-02T15Z", "1704207600.000000000"),
+          ("2024-01-02T15-05:00", "1704225600.000000000"), ("2024-01-02T15:04", "1704188040.000000000"),
+          ("2024-01-02T15:04Z", "1704207840.000000000"), ("2024-01-02T15:04-05:00", "1704225840.000000000"),
+          ("2024-01-02T15:04:05", "1704188045.000000000"), ("2024-01-02T15:04:05.123", "1704188045.123000000"),
+          ("2024-01-02T15:04:05,123", "1704188045.123000000"),
+          ("2024-01-02T15:04:05.1234567891234Z", "1704207845.123456789"),
+          ("2024-01-02T15:04:05Z", "1704207845.000000000"), ("2024-01-02T15:04:05.5+01:30", "1704202445.500000000"),
+          ("0000-01-01", "-62167239000.000000000"), ("0001-01-01", "-62135616600.000000000"),
+          ("1969-12-31", "-106200.000000000"), ("9999-12-31", "253402194600.000000000"),
+          ("x", 'failed to parse value as time or duration: "x"'),
+          ("5.", 'failed to parse value as time or duration: "5."'),
+          (".5", 'failed to parse value as time or duration: ".5"'),
+          ("5..5", 'failed to parse value as time or duration: "5..5"'),
+          ("1e5", 'failed to parse value as time or duration: "1e5"'),
+          ("0x10", 'failed to parse value as time or duration: "0x10"'),
+          ("-1", 'parsing time "-1" as "2006-01-02": cannot parse "-1" as "2006"'),
+          ("1d", 'failed to parse value as time or duration: "1d"'),
+          ("1h0", 'failed to parse value as time or duration: "1h0"'),
+          ("1.5h5", 'failed to parse value as time or duration: "1.5h5"'),
+          (" 5", 'failed to parse value as time or duration: " 5"'),
+          ("+-0", 'parsing time "+-0" as "2006-01-02Z07:00": cannot parse "+-0" as "2006"'), ("2024", "2024"),
+          ("2024-13-01", 'parsing time "2024-13-01": month out of range'),
+          ("2024-00-10", 'parsing time "2024-00-10": month out of range'),
+          ("2024-02-30", 'parsing time "2024-02-30": day out of range'),
+          ("2023-02-29", 'parsing time "2023-02-29": day out of range'),
+          ("2024-1-2", 'parsing time "2024-1-2" as "2006-01-02": cannot parse "1-2" as "01"'),
+          ("2024-01-02x", 'parsing time "2024-01-02x": extra text: "x"'),
+          ("2024-01-02z", 'parsing time "2024-01-02z" as "2006-01-02Z07:00": cannot parse "z" as "Z07:00"'),
+          ("2024-01-02.5", 'parsing time "2024-01-02.5" as "2006-01-02T15:04:05.999999999": cannot parse ".5" as "T"'),
+          ("2024-01-02T", 'parsing time "2024-01-02T" as "2006-01-02T15": cannot parse "" as "15"'),
+          ("2024-01-02t10", 'parsing time "2024-01-02t10": extra text: "t10"'),
+          ("2024-01-02T24", 'parsing time "2024-01-02T24": hour out of range'),
+          ("2024-01-02T10:61", 'parsing time "2024-01-02T10:61": minute out of range'),
+          ("2024-01-02T15.5", 'parsing time "2024-01-02T15.5" as "2006-01-02T15:04:05.999999999": cannot parse ".5" as ":"'),
+          ("2024-01-02T15:04:60", 'parsing time "2024-01-02T15:04:60": second out of range'),
+          ("2024-01-02T15:04Zx", 'parsing time "2024-01-02T15:04Zx": extra text: "x"'),
+          ("2024-01-02T15:04:05.Z", 'parsing time "2024-01-02T15:04:05.Z" as "2006-01-02T15:04:05.999999999Z07:00": cannot parse ".Z" as "Z07:00"'),
+          ("2024-01-02T15:04:05+99:00", 'parsing time "2024-01-02T15:04:05+99:00": time zone offset hour out of range'),
+          ("2024-01-02T15:04:05+0100", 'parsing time "2024-01-02T15:04:05+0100" as "2006-01-02T15:04Z07:00": cannot parse ":05+0100" as "Z07:00"'),
+          ("2024-01-02 15:04", 'parsing time "2024-01-02 15:04": extra text: " 15:04"'),
+          ('a"b-', 'parsing time "a\\"b-" as "2006-01-02": cannot parse "a\\"b-" as "2006"'))
+    def test_times(self, text, wanted):
+        """What docker makes of them, where the clock is five and a half hours ahead."""
+        zone = os.environ.get("TZ")
+        os.environ["TZ"] = "Asia/Kolkata"
+        time.tzset()
+        try:
+            found = module().parse_timestamp(text)
+        except module().DockerError as error:
+            found = str(error)
+        finally:
+            os.environ.pop("TZ")
+            os.environ.update({"TZ": zone} if zone else {})
+            time.tzset()
+        self.assertEqual(found, wanted)
+
+    @lines("""
+        events --since 2024-01-02T5
+        events --since 0 --until 2024-01-02T15:04:05.123
+        events --until 1700000000.5
+        ! events --since 2024-01-02T24
+        ! events --until 1d
+        ! events --since -1
+    """)
+    def test_times_on_the_command_line(self, *args, **options):
+        self.differential(*args, env={"TZ": "America/New_York"}, **options)
+
+    @rows(("10m", 600), ("1h1.5m", 3690), ("0s", 0), ("-5s", -5), ("+5s", 5), (".5s", 0.5), ("1.h", 3600), ("300ms", 0.3),
+          ("1\u00b5s", 0), ("1\u03bcs2ns", 0), ("-0", 0))
+    def test_durations(self, text, seconds):
+        self.differential("events", "--until=" + text, wire=False)
+        began = time.time()
+        self.check(self.pydock("events", "--until=" + text))
+        sent = int(self.engine.calls()[-1].query["until"][0])
+        if text != "-0":
+            self.assertTrue(began - seconds - 1 <= sent <= time.time() - seconds, (sent, began))
+
+    @rows(("cut", messages(EVENTS[0], CLOSE)), ("within an event", chunked(b'{"Type":"a', CLOSE)),
+          ("glued", chunked(b"".join(json.dumps(event).encode() for event in EVENTS))), ("nothing", messages()),
+          ("in pieces", list(split(glue(messages(*EVENTS)), 7))), ("refused", answer(400, {"message": "invalid filter 'x'"})))
+    def test_ends(self, title, thing):
+        self.engine.on("GET", "/events", thing)
+        self.differential("events", fails=None)
+
+    def test_interrupt(self):
+        """Each event is there as it comes; Ctrl-C ends it as it ends any program."""
+        self.engine.on("GET", "/events", messages(EVENTS[0], 0.3, EVENTS[1], SILENCE))
+        with Pty(pydock_command() + ["events"], self.env(), cwd=self.home) as terminal:
+            terminal.expect("container start abc")
+            terminal.expect("network connect n")
+            terminal.send("\x03")
+            self.assertEqual(terminal.wait(), -signal.SIGINT)
+            self.assertNotIn("Traceback", terminal.text)
+
+
+def sample(name="/web", **more):
+    """What an engine's stats stream sends of a container."""
+    return dict({
+        "read": "2024-01-02T03:04:05Z", "preread": "2024-01-02T03:04:04Z", "name": name, "id": "a" * 64,
+        "pids_stats": {"current": 3, "limit": 100}, "blkio_stats": {"io_service_bytes_recursive": [
+            {"major": 8, "op": "Read", "value": 12345}, {"major": 8, "op": "write", "value": 999999},
+            {"major": 9, "op": "read", "value": 5}, {"major": 8, "op": "Total", "value": 7}]},
+        "cpu_stats": {"cpu_usage": {"total_usage": 3000000000, "percpu_usage": [1, 2, 3]}, "online_cpus": 4,
+                      "system_cpu_usage": 20000000000},
+        "precpu_stats": {"cpu_usage": {"total_usage": 2000000000}, "system_cpu_usage": 10000000000},
+        "memory_stats": {"usage": 104857600, "limit": 1073741824, "stats": {
+            "total_inactive_file": 4857600, "inactive_file": 100}},
+        "networks": {"eth0": {"rx_bytes": 1000, "tx_bytes": 2000}, "eth1": {"rx_bytes": 5, "tx_bytes": 70000}}}, **more)
+
+
+class StatsTest(DifferentialCase):
+    """stats: the figures, the errors, and the display as containers come and go."""
+
+    SERVER = (("Server", "Docker/28.2.2 (linux)"),)
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("GET", "/containers/(one|1{12})/stats", answer(200, sample("/one"), headers=self.SERVER)),
+            ("GET", "/containers/two/stats", answer(200, sample("/two", id="b" * 64), headers=self.SERVER)),
+            ("GET", "/containers/nosuch/stats", answer(404, {"message": "No such container: nosuch"})),
+            ("GET", "/containers/empty/stats", answer(200, "", headers=self.SERVER)),
+            ("GET", "/events", messages(SILENCE)),
+            ("GET", "/containers/json", answer(200, [{"Id": "1" * 64}])), api="1.50"))
+        self.host = self.engine.host
+
+    def wire(self):
+        """Requests are made at the same time, so in no order."""
+        return sorted(super().wire())
+
+    @lines("""
+        stats --no-stream one
+        stats --no-stream one two
+        stats --no-stream --no-trunc one
+        stats --no-stream --format json one
+        stats --no-stream --format "{{.Container}} {{.ID}} {{.Name}} {{.MemUsage}}" one
+        stats --no-stream --format "table {{.Container}}\\t{{.CPUPerc}}" one
+        stats --no-stream
+        stats --no-stream --all
+        stats --no-stream -- one
+        ! stats --no-stream one nosuch
+        ! stats nosuch
+        ! stats --no-stream empty
+        ! stats --no-stream ""
+        ! stats --no-stream --format {{.Foo}} one
+    """)
+    def test_once(self, *args, **options):
+        self.differential(*args, **options)
+
+    FIGURES = (("all", {}), ("first sample", {"precpu_stats": {}}), ("precpu null", {"precpu_stats": None}),
+               ("no progress", {"precpu_stats": {"cpu_usage": {"total_usage": 3000000000}, "system_cpu_usage": 20000000000}}),
+               ("backwards", {"precpu_stats": {"cpu_usage": {"total_usage": 4000000000}, "system_cpu_usage": 1}}),
+               ("cpus unknown", {"cpu_stats": dict(sample()["cpu_stats"], online_cpus=0)}),
+               ("cgroup v2", {"memory_stats": {"usage": 5000, "limit": 10000, "stats": {"inactive_file": 1000}}}),
+               ("cache larger than usage", {"memory_stats": {"usage": 5000, "limit": 10000, "stats": {"inactive_file": 9000}}}),
+               ("no limit", {"memory_stats": {"usage": 5000, "stats": {}}}), ("no memory", {"memory_stats": {}}),
+               ("no network", {"networks": None}), ("no blocks", {"blkio_stats": {"io_service_bytes_recursive": None}}),
+               ("no pids", {"pids_stats": {}}), ("stopped", {"cpu_stats": {"cpu_usage": {"total_usage": 0}}, "id": "", "pids_stats": {},
+                                                             "precpu_stats": {"cpu_usage": {}}, "memory_stats": {}}),
+               ("huge", {"networks": {"e": {"rx_bytes": 1 << 50, "tx_bytes": 10 ** 15 - 1}}, "pids_stats": {"current": 1 << 62}}))
+
+    def test_figures(self):
+        for number, (title, more) in enumerate(self.FIGURES):
+            self.engine.on("GET", "/containers/c%d/stats" % number, answer(200, sample("/" + title, **more), headers=self.SERVER))
+        self.differential("stats", "--no-stream", *["c%d" % number for number in range(len(self.FIGURES))])
+
+    def test_name_without_slash(self):
+        """Docker cuts the first letter, whatever it is; podman has no slash there."""
+        self.engine.on("GET", "/containers/one/stats", answer(200, sample("name")))
+        self.assertIn(" name ", self.check(self.pydock("stats", "--no-stream", "one")).stdout)
+
+    @rows(("list refused", ("GET", "/containers/json", answer(500, {"message": "bad"}))),
+          ("none there", ("GET", "/containers/json", answer(200, []))),
+          ("one gone", ("GET", "/containers/1.*/stats", answer(404, {"message": "No such container"}))))
+    def test_lists(self, title, line):
+        self.engine.on(*line)
+        self.differential("stats", "--no-stream", fails=None)
+
+    def test_silence(self):
+        self.engine.on("GET", "/containers/one/stats", messages(SILENCE, headers=self.SERVER))
+        self.differential("stats", "--no-stream", "one", fails=True)
+
+    @rows(("clean end", messages(0.9)), ("cut", messages(0.9, CLOSE)))
+    def test_end_of_events(self, title, thing):
+        """As the engine goes: all that is drawn until then, escape sequences included."""
+        self.engine.on("GET", "/events", thing)
+        self.engine.on("GET", "/containers/1.*/stats", messages(*[sample(), 0.2] * 20, headers=self.SERVER))
+        results = self.both("stats")
+        (theirs, _, _), (ours, _, _) = results["docker"], results["pydock"]
+        self.assertEqual((ours.status, ours.stderr), (theirs.status, theirs.stderr))
+        frames = [outcome.stdout.split("\x1b[J")[0] for outcome in (theirs, ours)]
+        self.assertEqual(*frames)
+        self.assertIn("\x1b[K", frames[0])
+
+    def test_live(self):
+        """Containers that start, are created and end while it runs, on a terminal; Ctrl-C ends it."""
+        def event(action, letter):
+            return {"Type": "container", "Action": action, "Actor": {"ID": letter * 64, "Attributes": {}}}
+        happening = messages(0.3, event("start", "b"), event("create", "c"), 0.9, event("die", "a"), SILENCE)
+        self.engine.on("GET", "/events", happening).on("GET", "/containers/json", answer(200, [{"Id": "a" * 64}]))
+        for letter in "abc":
+            stream = messages(*[sample("/name-" + letter, id=letter * 64), 0.2] * 40, headers=self.SERVER)
+            self.engine.on("GET", "/containers/%s.*/stats" % letter, stream)
+        for flags, after in (([], ["b"]), (["-a"], ["a", "b", "c"])):
+            with Pty(pydock_command() + ["stats"] + flags, self.env(), columns=150, cwd=self.home) as terminal:
+                terminal.expect("name-a")
+                terminal.expect("name-b")
+                if not flags:
+                    terminal.expect(r"\x1b\[H[^\x1b]*PIDS\r\nb+ +name-b[^\r]*\r\n\x1b")
+                else:
+                    terminal.expect("name-c")
+                terminal.expect(r"\x1b\[J")
+                terminal.send("\x03")
+                self.assertEqual(terminal.wait(), -signal.SIGINT)
+                shown = terminal.text.split("\x1b[J")[-2]
+                self.assertEqual(sorted(set(re.findall("name-(.)", shown))), after)
+                self.assertNotIn("Traceback", terminal.text)
+
+    def test_gone_while_it_runs(self):
+        """A named container that sends no more is shown with nothing in its columns."""
+        self.engine.on("GET", "/containers/one/stats", messages(sample("/one"), 0.9, headers=self.SERVER))
+        with Pty(pydock_command() + ["stats", "one"], self.env(), columns=150, cwd=self.home) as terminal:
+            terminal.expect("40.00%")
+            terminal.expect("one +-- +-- / -- +-- +-- +-- +--")
+            terminal.send("\x03")
+            terminal.wait()
+
+
+MADE = "c0ffee" * 10 + "beef"
+
+
+class CreateCase(DifferentialCase):
+    """create and update on an engine that takes all: what counts is the request."""
+
+    api = "1.51"
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(
+            ("POST", "/containers/create", answer(201, {"Id": MADE, "Warnings": []})),
+            ("POST", "/containers/[^/]+/update", answer(200, {"Warnings": []})), api=self.api))
+        self.host = self.engine.host
+        for name, text in (("env", b"A=1\n# no\n\n  B=2 \nHOME\nNOPE\nC==\r\nA=3"), ("bom", b"\xef\xbb\xbfX=\xc3\xa4\n"),
+                           ("blank", b"A B=1\n"), ("nameless", b"a=1\n=x\n"), ("latin", b"a=1\nb=\xff\n"),
+                           ("seccomp.json", b'{\n "a": [1, 2.50],\n  "b": "<x> y" }\n')):
+            with open(os.path.join(self.home, name), "wb") as file:
+                file.write(text)
+
+    def wire(self):
+        """The order of -e and of -v is docker's map's, which has none."""
+        for request in self.engine.calls("/containers/create") if self.engine else ():
+            if request.body:
+                body = json.loads(request.body.decode())
+                for place, key in ((body, "Env"), (body["HostConfig"], "Binds")):
+                    place[key] = place[key] and sorted(place[key])
+                request.body = json.dumps(body).encode()
+        return super().wire()
+
+    def compare(self, *args, **options):
+        return self.differential(*args, **dict({"runner": inside}, **options))
+
+
+class CreateTest(CreateCase):
+    """Each flag of create, and many together, in the request; each wrong value in the complaint."""
+
+    @lines("""
+        create b
+        create b a "" -c
+        create -- b --name x
+        container create r.example:5000/a/b:1 sh -c "echo 'x y'"
+        create --name n -h host --domainname d.e -u 1:2 -w /w --entrypoint "a b" b
+        create -hh -u u -e A=1 -t -i b
+        create --entrypoint "" b x
+        create --add-host a:1.2.3.4 --add-host b=::1 --add-host c:[::1] --add-host d:host-gateway --add-host=e=[fe80::1] b
+        create --annotation a=b --annotation c --annotation "" b
+        create -a stdin b
+        create -a STDOUT -a stderr b
+        create -i b
+        create -it b
+        create -i -a stdout b
+        create -a stdin -i b
+        create --blkio-weight 10 --blkio-weight-device /dev/sda:10 --blkio-weight-device /dev/sdb:0 b
+        create --device-read-bps /dev/sda:1kb --device-write-bps /dev/sda:1m --device-read-iops /dev/sda:9 b
+        create --device-write-iops /dev/sda:1000 --device-write-iops /dev/sdb:1 b
+        create --cap-add net_admin --cap-add ALL --cap-add CAP_SYS_ADMIN --cap-drop mknod --cap-drop NET_ADMIN b
+        create --cap-drop all --cap-add "" --cap-add cap_kill --cap-add KILL b
+        create --cgroup-parent /x --cgroupns host --ipc foo --isolation default b
+        create --cgroupns private --ipc host --pid host --uts host --userns host b
+        create --pid container:x --userns "" --uts= --cgroupns= b
+        create --cpu-period 1000 --cpu-quota 0x10 --cpu-rt-period 1 --cpu-rt-runtime 2 -c 3 --cpuset-cpus 0,1 b
+        create --cpuset-mems 0 --cpus 1.5 --cpu-shares=017 b
+        create --cpus 3/2 b
+        create --cpus 1e-1 b
+        create --cpus .5 b
+        create --device /dev/null --device /dev/null:/dev/x --device /dev/null:r --device /dev/q:/dev/q:m b
+        create --device v.com/class=name --gpus all --device /dev/null:/dev/y:rw --device v.com/cl=0 b
+        create --device-cgroup-rule "c 1:2 rwm" --device-cgroup-rule "a *:* r" b
+        create --dns 1.1.1.1 --dns-opt a --dns-option b:1 --dns-search x.y --dns-search . --dns-search y. b
+        create --dns 127.0.0.1 --dns 0001::1 b
+        create -e A=1 -e B -e HOME -e A=2 -e C= -e D=x=y b
+        create -e A -e A=1 -e B=1 -e B b
+        create --env-file env --env-file bom -e Z=1 -e A=4 b
+        create --expose 80 --expose 81/udp --expose 90-92 -p 80:80 --expose 1/foo --expose 1-2-3 b
+        create --gpus 2 b
+        create --gpus -1 b
+        create --gpus device=0 --gpus "count=2,driver=x,capabilities=utility" b
+        create --gpus '"device=0,1","capabilities=a,b","options=k=v,z=w,q"' b
+        create --gpus 1,2 b
+        create --group-add a --group-add "" b
+        create --health-cmd x --health-interval 1s --health-retries 3 --health-timeout 1h2m3.5s b
+        create --health-start-interval 500ms --health-start-period 1m b
+        create --no-healthcheck --health-interval 0s b
+        create --health-interval 0s --health-cmd "" b
+        create --init --oom-kill-disable --oom-score-adj -5 --pids-limit 7 --shm-size 1g b
+        create --init=false --oom-kill-disable=false --pids-limit 0 --stop-timeout 0 b
+        create --pids-limit -1 --runtime r --stop-signal X --stop-timeout 3 --storage-opt a=b --storage-opt c= b
+        create --runtime "" --stop-signal "" --ipc "" --name "" b
+        create --ip 1.2.3.4 --ip6 x b
+        create --network x --ip 1.2.3.4 --ip6 ::1 --link a:b --link c --link-local-ip 1.1.1.1 b
+        create --network x --mac-address 00:11:22:33:44:55 --network-alias q --net-alias r b
+        create --link a:b --mac-address 0011.2233.4455 --link-local-ip "" b
+        create --network name=x,alias=A,alias=b,ip=1.1.1.1,ip6=::1,link-local-ip=3.3.3.3,driver-opt=a=b,gw-priority=3 b
+        create --network x --network y --network-alias q b
+        create --network name=x --network 'name=y,"driver-opt=o=a=b",mac-address=00-11-22-33-44-55' b
+        create --network x b
+        create --network NAME=X b
+        create --net host b
+        create --network container:ABC -p 80:80 b
+        create --network bridge --ip 1.1.1.1 --link a b
+        create -l a=b -l c -l a=d --label x= b
+        create --label-file env --label-file bom -l A=x b
+        create --log-driver x --log-opt a=b --log-opt c=d --log-opt e b
+        create -m 10m --memory-reservation 1.5GiB --memory-swap -1 --memory-swappiness 0 --kernel-memory 1g b
+        create --memory-swap "1 g" -m 10b b
+        create -m 1T --memory-swap 2Tb b
+        create --mount type=bind,src=/a,dst=/b --mount dst=/c --mount type=bind,target=/x b
+        create --mount type=bind,source=./a,target=/b,readonly,bind-propagation=RSlave,consistency=Cached b
+        create --mount src=v,destination=/b,ro=true,volume-nocopy,volume-label=a=b,volume-label=c,volume-subpath=s b
+        create --mount src=v,dst=/b,volume-nocopy=false,volume-driver=d,volume-opt=o=p,volume-opt=q=r b
+        create --mount type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=1777 --mount type=tmpfs,src=/a,dst=/x,tmpfs-size=0 b
+        create --mount type=image,src=i,dst=/b,image-subpath=x --mount TYPE=Npipe,src=.,dst=b b
+        create --mount type=bind,src=/a,dst=/b,bind-nonrecursive b
+        create --mount type=bind,src=/a,dst=/b,bind-recursive=disabled b
+        create --mount type=bind,src=/a,dst=/b,bind-recursive=enabled,ro=1,ro=0 b
+        create --mount type=bind,src=/a,dst=/b,readonly,bind-recursive=writable b
+        create --mount type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly,bind-propagation=rprivate b
+        create --mount type=volume,dst=/b,volume-opt==x,volume-label= b
+        create --mount 'dst=/b,"volume-opt=o=a,""b"" c"' b
+        create -p 80 -p 1.2.3.4::5 -p [::1]:8:9 -p ::1:10:11/SCTP -p 9000-9010:80 -p 80-82:90-92/udp b
+        create -p published=8080,target=80,protocol=udp -p target=90 -p 80-81 -p 80:80/ b
+        create -p 80:80 -p 81:80 -p 80:80 -p 1-2-3:5 -P b
+        create --platform linux/AMD64 b
+        create --platform linux/aarch64 b
+        create --platform LINUX/x86_64 b
+        create --platform linux/armhf b
+        create --platform linux/arm/v7 b
+        create --platform linux/arm64/v8 b
+        create --platform linux/arm/6 b
+        create --platform macos/i386 b
+        create --platform arm64 b
+        create --privileged --read-only -P --rm --pull never -q b
+        create --restart always b
+        create --restart on-failure:3 b
+        create --restart "" --rm b
+        create --restart x:-3 b
+        create --restart no --rm b
+        create --security-opt seccomp=seccomp.json --security-opt no-new-privileges --security-opt label:x b
+        create --security-opt apparmor=y --security-opt seccomp=unconfined --security-opt no-new-privileges=true b
+        create --security-opt systempaths=unconfined b
+        create --sysctl net.a=b --sysctl kernel.msgmax=1 --sysctl fs.mqueue.x= b
+        create --tmpfs /a --tmpfs /b:rw,size=1k --tmpfs "" b
+        create --ulimit nofile=1:2 --ulimit cpu=5 --ulimit nofile=3 --ulimit core=5:-1 b
+        create -v /a -v name:/b -v ./c:/c:ro -v /d:/d -v /e:/e:z,ro -v ../x:/z -v .:/q -v ~/x:/y b
+        create -v c:/d:ro -v a:b:c:d -v aa:bb -v b:/b -v a: -v : -v /a -v /a -v name:/b -v name:/b:ro b
+        create --volume-driver d --volumes-from x --volumes-from y:ro b
+        create 1234567890123456789012345678901234567890123456789012345678901234
+        create sha256:1234567890123456789012345678901234567890123456789012345678901234
+        create b:1@sha256:1234567890123456789012345678901234567890123456789012345678901234
+        create docker.io/library/b:x
+        update -m 10m c1 c2
+        update --restart always:2 --kernel-memory 1g --cpus 1.5 --pids-limit -1 c1
+        update --blkio-weight 10 --cpu-period 1 --cpu-quota 2 --cpu-rt-period 3 --cpu-rt-runtime 4 c
+        container update -c 3 --cpuset-cpus 1 --cpuset-mems 2 --memory-reservation 5m --memory-swap -1 c
+        update --memory 0 --restart "" c
+    """)
+    def test_request(self, *args, **options):
+        self.compare(*args, **options)
+
+    @lines("""
+        ! create
+        ! create --nosuch b
+        ! create B
+        ! create b:
+        ! create ""
+        ! create --add-host x b
+        ! create --add-host a:b b
+        ! create --add-host :1.1.1.1 b
+        ! create -a x b
+        ! create --blkio-weight 70000 b
+        ! create --blkio-weight -1 b
+        ! create --blkio-weight-device x b
+        ! create --blkio-weight-device /x:10 b
+        ! create --blkio-weight-device /dev/x:5 b
+        ! create --device-read-bps /dev/x:q b
+        ! create --device-write-bps x b
+        ! create --device-write-iops /x:1 b
+        ! create --device-read-iops /dev/x:-1 b
+        ! create --cgroupns x b
+        ! create --cpus x b
+        ! create --cpus 1/0 b
+        ! create --cpus " 1" b
+        ! create --cpus 1.12345678901 b
+        ! create --cpu-shares x b
+        ! create --cpu-count 1 b
+        ! create --io-maxbandwidth 1 b
+        ! create --device /dev/x:y b
+        ! create --device a b
+        ! create --device /dev/x:/y:q b
+        ! create --device a:b:c:d b
+        ! create --device :a b
+        ! create --device-cgroup-rule x b
+        ! create --dns x b
+        ! create --dns-search "a b" b
+        ! create --env =x b
+        ! create --env-file nosuch b
+        ! create --env-file blank b
+        ! create --env-file nameless b
+        ! create --env-file latin b
+        ! create --label-file nosuch b
+        ! create --label-file blank b
+        ! create -l "" b
+        ! create -l "a b=c" b
+        ! create -l =c b
+        ! create --expose 80:80 b
+        ! create --expose x b
+        ! create --expose 9-8 b
+        ! create --expose "" b
+        ! create --gpus a=b b
+        ! create --gpus x b
+        ! create --gpus 1,1 b
+        ! create --gpus "" b
+        ! create --gpus 1,count=2 b
+        ! create --health-interval x b
+        ! create --health-timeout 5 b
+        ! create --health-interval 5y b
+        ! create --health-interval -5s b
+        ! create --health-retries -1 b
+        ! create --health-start-period -1ns b
+        ! create --no-healthcheck --health-cmd x b
+        ! create --link a:b:c b
+        ! create --link "" b
+        ! create --log-driver none --log-opt a=b b
+        ! create --mac-address x b
+        ! create --mac-address 00:11:22:33:44 b
+        ! create -m x b
+        ! create -m 1x b
+        ! create -m 1bb b
+        ! create -m -1 b
+        ! create -m "" b
+        ! create -m 1.5.g b
+        ! create --memory-swap -2 b
+        ! create --memory-swappiness 200 b
+        ! create --memory-swappiness -2 b
+        ! create --mount x b
+        ! create --mount "" b
+        ! create --mount type=bind b
+        ! create --mount type=,dst=/x b
+        ! create --mount A=b b
+        ! create --mount dst=/x,ro=q b
+        ! create --mount dst=/x,volume-nocopy=q b
+        ! create --mount dst=/x,bind-propagation=q b
+        ! create --mount dst=/x,type=bind,volume-nocopy b
+        ! create --mount dst=/x,tmpfs-size=q b
+        ! create --mount dst=/x,tmpfs-mode=9 b
+        ! create --mount dst=/x,type=bind,src=/y,bind-recursive=q b
+        ! create --mount dst=/x,type=bind,src=/y,bind-recursive=readonly b
+        ! create --mount dst=/x,type=bind,src=/y,bind-recursive=readonly,ro b
+        ! create --mount dst=/x,type=bind,src=/y,bind-recursive=writable b
+        ! create --network "" b
+        ! create --network a=b b
+        ! create --network name=x,q b
+        ! create --network alias=x b
+        ! create --network name=x,driver-opt=a b
+        ! create --network name=x,gw-priority=a b
+        ! create --network x --network host b
+        ! create --network x --network x b
+        ! create --network host --network-alias a b
+        ! create --network-alias a b
+        ! create --network container:x --network-alias a b
+        ! create --network name=x,alias=a --network-alias b b
+        ! create --network name=x,ip=1.1.1.1 --ip 1.1.1.1 b
+        ! create --network name=x,ip6=::1 --ip6 ::1 b
+        ! create --network name=x,link-local-ip=1.1.1.1 --link-local-ip 1.1.1.1 b
+        ! create --network name=x,mac-address=00:11:22:33:44:55 --mac-address 00:11:22:33:44:55 b
+        ! create --network name=x,mac-address=q b
+        ! create --pid x b
+        ! create --pid container: b
+        ! create --uts x b
+        ! create --userns x b
+        ! create --pids-limit x b
+        ! create -p x b
+        ! create -p x:80 b
+        ! create -p 80:99999 b
+        ! create -p 99999:80 b
+        ! create -p 1-3:1-2 b
+        ! create -p 80/foo b
+        ! create -p : b
+        ! create -p "" b
+        ! create -p 1.2:3:4 b
+        ! create -p a=b,c b
+        ! create -p /tcp b
+        ! create --pull x b
+        ! create --restart on-failure:x b
+        ! create --restart :3 b
+        ! create --rm --restart always b
+        ! create --security-opt x b
+        ! create --security-opt x= b
+        ! create --security-opt seccomp=nosuch b
+        ! create --security-opt seccomp=/ b
+        ! create --security-opt seccomp=env b
+        ! create --storage-opt x b
+        ! create --shm-size x b
+        ! create --stop-timeout x b
+        ! create --sysctl x b
+        ! create --sysctl a=b b
+        ! create --ulimit x b
+        ! create --ulimit x=1 b
+        ! create --ulimit nofile=x b
+        ! create --ulimit nofile=5:4 b
+        ! create --ulimit nofile=1:2:3 b
+        ! create --ulimit nofile=-1:4 b
+        ! create -v "" b
+        ! create -v :/a b
+        ! create -v /a: b
+        ! create -v /a:/b: b
+        ! create -v /a:/b:cc:d b
+        ! create --platform foo b
+        ! create --platform x/y/z/q b
+        ! create --cidfile /nosuch/x b
+        ! create --cidfile env b
+        ! container create --uts x b
+        ! update
+        ! update c
+        ! update --restart on-failure:x c
+        ! update --blkio-weight x c
+    """)
+    def test_refused(self, *args, **options):
+        self.compare(*args, **options)
+
+    @rows(("default", {"default": {"httpProxy": "http://p:1", "noProxy": "a,b", "allProxy": ""}}, []),
+          ("given too", {"default": {"httpProxy": "http://p:1", "ftpProxy": "f"}}, ["-e", "HTTP_PROXY=x", "-e", "ftp_proxy"]),
+          ("of another host", {"unix:///other": {"httpProxy": "x"}, "default": {"httpsProxy": "y"}}, []),
+          ("this host's", {"$HOST": {"httpProxy": "x"}, "default": {"httpProxy": "y"}}, []),
+          ("null", None, []))
+    def test_proxies(self, title, proxies, args):
+        self.config(json.dumps({"proxies": proxies}).replace("$HOST", self.host))
+        self.compare("create", *(args + ["b"]))
+
+    def test_relative_path_through_a_link(self):
+        link = os.path.join(self.folder(), "link")
+        os.symlink(self.home, link)
+        self.compare("create", "-v", "./a:/a", "--mount", "type=bind,src=./b,dst=/b", "b", env={"PWD": link})
+        self.compare("create", "-v", "./a:/a", "b", env={"PWD": "/"})
+
+    def test_pydock_only_refusals(self):
+        """What docker does and pydock does not (README)."""
+        self.check(self.pydock("create", "--use-api-socket", "b"), 125, "", re.compile("not offered here"))
+        self.check(self.pydock("create", "--disable-content-trust=false", "b"), 1, "", re.compile("content trust is not"))
+        self.assertEqual(self.engine.calls(), [])
+
+    def test_size_of_the_terminal(self):
+        for args in (["b"], ["--platform", "linux/amd64", "b"]):
+            self.differential("create", *args, runner=on_terminal(columns=93, rows=31))
+
+
+class OldCreateTest(CreateCase):
+    """The same for an engine of 20.10, which knows less."""
+
+    api = "1.41"
+
+    @lines("""
+        create b
+        create --kernel-memory 1g -m 1g b
+        create --platform linux/arm64 --gpus all --cgroupns host b
+        create --mount type=bind,src=/a,dst=/b,readonly,bind-recursive=writable b
+        create --network name=x,alias=y,gw-priority=1 --stop-timeout 3 b
+        create --health-cmd x --health-interval 1s -p 80:80 -v /a:/b --rm --init b
+        ! create --mount type=bind,src=/a,dst=/b,readonly,bind-recursive=readonly,bind-propagation=rprivate b
+        ! create --mac-address 00:11:22:33:44:55 b
+        ! create --network name=x,mac-address=00:11:22:33:44:55 b
+        ! create --health-start-interval 1s b
+        ! create --annotation a=b b
+        update --kernel-memory 1g --pids-limit 3 c
+    """)
+    def test_request(self, *args, **options):
+        self.compare(*args, **options)
+
+    def test_size_of_the_terminal(self):
+        for args in (["b"], ["--platform", "linux/amd64", "b"]):
+            self.differential("create", *args, runner=on_terminal(columns=93, rows=31))
+
+    @rows(("1.39", ["--kernel-memory", "1g", "--rm", "b"]), ("1.24", ["--rm", "b"]), ("1.24 ", ["--init", "b"]),
+          ("1.40", ["--platform", "linux/arm64", "--kernel-memory", "1g", "b"]), ("1.40 ", ["--cgroupns", "host", "b"]),
+          ("1.42", ["--kernel-memory", "1g", "b"]), ("1.44", ["--mac-address", "00:11:22:33:44:55", "b"]))
+    def test_older_and_newer(self, api, args):
+        self.engine.api = api.strip()
+        self.compare("create", *args, fails=None)
+
+
+class CreateAnswersTest(CreateCase):
+    """What the engine says to create and update: missing images and pulls, warnings, failures, --cidfile."""
+
+    GONE = answer(404, {"message": "No such image: b:latest"})
+    GOOD = answer(201, {"Id": MADE, "Warnings": ["careful", "again"]})
+    PULLED = messages({"status": "Pulling from library/b", "id": "latest"},
+                      {"status": "Downloading", "progressDetail": {"current": 1, "total": 2}, "id": "abc"},
+                      {"status": "Status: Downloaded newer image for b:latest"})
+    BROKEN = messages({"errorDetail": {"message": "boo"}, "error": "boo"})
+
+    @rows(("missing", [GONE, GOOD], PULLED, ["b"]),
+          ("quiet", [GONE, GOOD], PULLED, ["-q", "b"]),
+          ("always", [GOOD], PULLED, ["--pull", "always", "b:1"]),
+          ("always, an ID", [GOOD], PULLED, ["--pull", "always", "1" * 64]),
+          ("always, fails", [GOOD], answer(404, {"message": "no repo"}), ["--pull", "always", "b:1"]),
+          ("never", [GONE], PULLED, ["--pull", "never", "b"]),
+          ("platform", [GONE, GOOD], PULLED, ["--platform", "linux/AARCH64", "r.example/x/b"]),
+          ("still missing", [GONE, GONE], PULLED, ["b"]),
+          ("no repository", [GONE], answer(404, {"message": "no repo"}), ["b"]),
+          ("unauthorized", [GONE], answer(401, {"message": "unauthorized"}), ["b"]),
+          ("broken pull", [GONE], BROKEN, ["b"]),
+          ("an ID", [GONE], PULLED, ["1" * 64]),
+          ("a digest alone", [GONE], PULLED, ["sha256:" + "1" * 64]),
+          ("a digest", [GONE, GOOD], PULLED, ["b@sha256:" + "1" * 64]),
+          ("conflict", [answer(409, {"message": "name in use"})], PULLED, ["--name", "n", "b"]),
+          ("cidfile", [GOOD], PULLED, ["--cidfile", "cid", "b"]),
+          ("cidfile after a pull", [GONE, GOOD], PULLED, ["--cidfile", "cid", "b"]),
+          ("cidfile of none", [answer(409, {"message": "name in use"})], PULLED, ["--cidfile", "cid", "b"]),
+          ("null", [answer(201, {"Id": MADE, "Warnings": None})], PULLED, ["b"]),
+          ("no warnings", [answer(201, {"Id": MADE})], PULLED, ["--dns", "127.0.0.53", "--dns", "127.0.0.1", "b"]),
+          ("no JSON", [answer(201, b"nojson")], PULLED, ["b"]),
+          ("500", [answer(500, {"message": "boo"})], PULLED, ["b"]))
+    def test_create(self, title, answers, pulled, args):
+        def setup(_):
+            del self.engine.script[:]
+            self.engine.on("POST", "/images/create", pulled).on("POST", "/containers/create", Turns(*answers))
+        self.compare("create", *args, setup=setup, fails=None)
+
+    def test_default_platform(self):
+        self.engine.on("POST", "/images/create", self.PULLED)
+        self.compare("create", "--pull", "always", "b", env={"DOCKER_DEFAULT_PLATFORM": "linux/arm64"})
+
+    def test_pull_on_a_terminal(self):
+        def setup(_):
+            self.engine.on("POST", "/images/create", self.PULLED).on("POST", "/containers/create", Turns(
+                self.GONE, self.GOOD))
+        self.differential("create", "b", setup=setup, runner=on_terminal())
+
+    @rows(("warnings", answer(200, {"Warnings": ["careful"]}), ["a", "b"]), ("null", answer(200, {"Warnings": None}), ["a"]),
+          ("absent", answer(404, {"message": "No such container: a"}), ["a", "b"]),
+          ("one of two", lambda request: answer(*((404, {"message": "no"}) if "/a/" in request.path else (200, {}))),
+           ["a", "b"]))
+    def test_update(self, title, thing, names):
+        self.engine.on("POST", "/containers/[^/]+/update", thing)
+        self.compare("update", "-m", "1g", *names, fails=None)
+
+
 # ======================================================================================================
 # Commands, on real engines
 # ======================================================================================================
@@ -3984,6 +5161,161 @@ class EngineListTest(RealEngineCase):
         self.differential(*args, **options)
 
 
+class EngineGroupTest(RealEngineCase):
+    """Networks, volumes, disk usage, events and stats of a real engine."""
+
+    def setUp(self):
+        super().setUp()
+        self.dockerd.container("busy", "sh", "-c", "while true; do sleep 0.1; done", Labels={"group": "x"})
+        must(api(self.dockerd.host, "POST", "/volumes/create", {"Name": "kept", "Labels": {"a": "b"}}))
+
+    def tearDown(self):
+        self.dockerd.remove_container("busy")
+        for name in ("kept", "made", "other"):
+            must(api(self.dockerd.host, "DELETE", "/volumes/%s?force=1" % name), 204)
+        super().tearDown()
+
+    @lines("""
+        network ls
+        network ls --no-trunc --format json
+        network inspect host none
+        network inspect -v host
+        ! network inspect nosuch
+        ! network create -d nosuch foo
+        ! network create host
+        ! network create --subnet 10.0.0.0/24 --subnet 10.0.0.0/25 foo
+        ! network connect host busy
+        ! network connect nosuch busy
+        ! network disconnect -f host busy
+        ! network disconnect none nosuch
+        ! network rm host nosuch
+        network rm -f nosuch
+        network prune -f --filter label=nosuch
+        ! network ls -f nosuch=1
+        volume ls -f name=kept
+        volume ls -q -f label=a=b
+        volume ls --format json -f name=kept
+        volume inspect kept
+        ! volume inspect kept nosuch
+        volume create -d local --label x=y --opt type=tmpfs --opt device=tmpfs made
+        ! volume create -d nosuch made
+        ! volume create -o bogus=1 made
+        ! volume create --group g made
+        volume rm -f nosuch
+        ! volume rm nosuch
+        volume prune -f --filter label=nosuch
+        ! volume prune -a -f
+        ! volume update --availability active kept
+        system df
+        system df -v
+        system df --format json
+        system prune -f --filter label=nosuch
+        builder prune -f --filter until=1h
+        events --filter nosuch=1 --until 5
+        inspect --type volume kept
+        inspect --type network none
+        ! inspect --type volume nosuch
+    """)
+    def test_groups(self, *args, **options):
+        self.differential(*args, stderr=args[0] != "builder", **options)
+
+    def test_volume_removed(self):
+        def setup(name):
+            for volume in ("made", "other"):
+                must(api(self.dockerd.host, "POST", "/volumes/create", {"Name": volume}))
+        self.differential("volume", "rm", "made", "nosuch", "other", setup=setup, fails=True)
+
+    def test_events(self):
+        began = "%.9f" % time.time()
+        self.dockerd.container("other-busy", "true")
+        self.dockerd.remove_container("other-busy")
+        until = "%.9f" % (time.time() + 0.1)
+        time.sleep(0.2)
+        for more in ([], ["--format", "json"], ["--filter", "event=create", "--filter", "type=container"]):
+            done = self.differential("events", "--since", began, "--until", until, *more)
+            self.assertIn("create", done.stdout)
+
+    def test_stats(self):
+        numbers = replaced(r"[0-9.]+(?:e\+[0-9]+)?(?:%|[kKMGT]?i?B|(?= *$))", "N")
+        self.normalise += (numbers, replaced(" +", " "))
+        for args in (["--no-stream", "busy"], ["--no-stream"], ["--no-stream", "--format", "json", "--no-trunc", "busy"]):
+            self.differential("stats", *args, wire=False)
+        self.differential("stats", "--no-stream", "busy", "nosuch", fails=True, wire=False)
+
+
+class EngineCreateTest(RealEngineCase):
+    """create and update on a real engine: what it then says of the container."""
+
+    def tearDown(self):
+        self.dockerd.remove_container("made")
+        super().tearDown()
+
+    def about(self):
+        """What the engine keeps of the container that a flag can set."""
+        status, found = api(self.dockerd.host, "GET", "/containers/made/json")
+        if status == 404:
+            return None
+        found = {key: found[key] for key in ("Config", "HostConfig", "Image", "Platform", "Mounts", "Args", "Path")}
+        found["Config"]["Env"] = sorted(found["Config"]["Env"] or ())
+        found["Mounts"].sort(key=lambda mount: mount["Destination"])
+        text = json.dumps(found, sort_keys=True)
+        return re.sub("[0-9a-f]{64}", "ID", re.sub('"Hostname": "[0-9a-f]{12}"', '"Hostname": "ID"', text))
+
+    def compare(self, *args, before=(), **options):
+        seen = []
+
+        def setup(_):
+            self.dockerd.remove_container("made")
+            if before:
+                self.dockerd.container("made", start=False, **dict(before))
+
+        def runner(argv, env):
+            outcome = inside(argv, env)
+            seen.append(self.about())
+            return outcome._replace(stdout=re.sub("[0-9a-f]{64}", "ID", outcome.stdout),
+                                    stderr=re.sub("[0-9a-f]{64}", "ID", outcome.stderr))
+        self.differential(*args, setup=setup, runner=runner, wire=False, **options)
+        self.assertEqual(*seen)
+        return seen[0]
+
+    @lines("""
+        create --name made busybox true
+        ! create --name made busybox
+        create --name made -it -h host -e A=1 -w /tmp -u 1:1 -l a=b --entrypoint /bin/sh busybox -c "echo x"
+        create --name made -m 64m --cpus 0.5 --pids-limit 20 --cpu-shares 10 --ulimit nofile=5:6 busybox true
+        create --name made --network none -p 8080:80 --expose 9 --dns 1.1.1.1 --add-host a:1.2.3.4 busybox sleep 1
+        create --name made --network host --cap-add net_admin --cap-drop all --privileged --read-only busybox true
+        create --name made -v /data -v /tmp:/host:ro -v vol-made:/vol --tmpfs /run:size=1m --shm-size 1m busybox true
+        create --name made --mount type=bind,src=/tmp,dst=/x,readonly --mount dst=/y busybox true
+        create --name made --health-cmd true --health-interval 2s --health-retries 2 --stop-timeout 3 busybox true
+        create --name made --restart on-failure:3 --log-driver json-file --log-opt max-size=1m --init busybox true
+        create --name made --device /dev/null:/dev/x:r --device-cgroup-rule "c 1:3 r" --stop-signal INT busybox true
+        create --name made --rm --sysctl net.ipv4.ip_forward=1 --network none --group-add 5 --ipc none busybox true
+        ! create --name made -v /a:b busybox true
+        ! create --name made --mount type=bind,src=/nosuch/x,dst=/y busybox true
+        ! create --name made --runtime nosuch busybox true
+        ! create --name made -m 1k busybox true
+        ! create --name made --pull never nosuch:1
+        ! create --name made --pull never sha256:1234567890123456789012345678901234567890123456789012345678901234
+        ! create --name @ busybox
+    """)
+    def test_create(self, *args, **options):
+        about = self.compare(*args, **options)
+        self.assertEqual(about is None, options.get("fails", False))
+        api(self.dockerd.host, "DELETE", "/volumes/vol-made")
+
+    @lines("""
+        update -m 64m --memory-swap 128m --cpus 0.5 --restart always made
+        update --pids-limit 5 --cpu-shares 77 --cpuset-cpus 0 made
+        ! update -m 1g made
+        ! update --cpus 0.5 nosuch
+        ! update --cpu-shares 7 nosuch made
+    """)
+    def test_update(self, *args, **options):
+        self.compare(*args, before={"HostConfig": {"NetworkMode": "none", "Memory": 32 << 20, "MemorySwap": 64 << 20}},
+                     **options)
+
+
 class EngineImageTest(RealEngineCase):
     """tag, rmi, save and load on a real engine."""
 
@@ -4083,6 +5415,24 @@ class EngineRegistryTest(RealEngineCase):
         self.differential("pull", self.name + ":1")
 
     @lines("""
+        create --name made $name
+        create --name made -q $name:2 x
+        create --name made --pull always $name@$digest
+        ! create --name made $name:nosuch
+        ! create --name made -q $registry/nosuch
+    """)
+    def test_create(self, *args, **options):
+        self.fill(Registry.get())
+        self.normalise += (replaced("(?m)^[0-9a-f]{64}$", "ID"),)
+
+        def setup(_):
+            self.dockerd.remove_container("made")
+            self.clear()
+        self.addCleanup(self.dockerd.remove_container, "made")
+        words = [string.Template(word).safe_substitute(self.names) for word in args]
+        self.differential(*words, setup=setup, **options)
+
+    @lines("""
         push $name:1
         push $name
         push -q $name:1
@@ -4106,6 +5456,9 @@ class EngineRegistryTest(RealEngineCase):
         self.differential("login", "-u", registry.user, "--password-stdin", registry.address,
                           input=registry.password + "\n")
         self.differential("login", registry.address)
+        self.differential("create", "-q", "--pull", "always", "--name", "made", self.name + ":1", "x", stdout=False,
+                          setup=lambda _: self.dockerd.remove_container("made"))
+        self.dockerd.remove_container("made")
         self.differential("pull", self.name + ":1", setup=self.clear)
         self.differential("push", self.name + ":1")
         self.differential("logout", registry.address)
@@ -4326,6 +5679,19 @@ class EnginePodmanTest(DifferentialCase):
         ! save nosuch
         ! pull 127.0.0.1:1/a:1
         ! ps -f nosuch=1
+        network ls
+        network ls -q --no-trunc
+        ! network inspect nosuch
+        ! network rm nosuch
+        volume create --label a=b made
+        volume ls
+        volume inspect made
+        ! volume inspect nosuch
+        ! volume rm nosuch
+        volume prune -f --filter label=nosuch
+        system df
+        events --since 1 --until 2
+        ! stats --no-stream nosuch
     """)
     def test_podman(self, *args, **options):
         files = args[0] != "save"      # podman's archives differ from call to call
