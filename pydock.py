@@ -472,99 +472,67 @@ def _go_char(char):
 # ======================================================================================================================
 # 3  Go templates
 # ======================================================================================================================
-
+#
 #   text --_lex--> tokens --_Parser--> nodes --_Run, on a Value--> text
 #
-# A Value is a Go type's name with data as JSON has it.  Decoded JSON is "interface {}" throughout; what the engine's
-# API defines has the types of GO_TYPES, whose names templates show in complaints, and whose fields have an order.
+# A Value is data as JSON has it with the name of its Go type.  Decoded JSON is "interface {}" throughout; the objects
+# of the engine's API have the types of GO_TYPES, whose names show in complaints and whose fields have an order.
 
 
 class TemplateError(DockerError):
-    """A template that cannot be parsed or executed, in the words of Go's text/template.
+    """A template that cannot be parsed or executed, in the words of Go's text/template."""
 
-    `output` is what it had written before it failed.
-    """
-
-    output = ""
+    output = ""                         # what was written before it failed
 
 
 class Number(str):
     """A number of a JSON text in its own spelling (`json.Number`)."""
 
-    __slots__ = ()
-
 
 class Row:
     """A row of a list as a template sees it: fields that are computed when they are asked for.
 
-    `columns_of` is {field: (heading, function of the item)}; a third member is the function that serves for the
-    field where the whole row is shown as JSON.  A field whose heading is None takes one argument more, a string.
-    `used` collects the names of the fields that were asked for.
+    `columns_of` is {field: (heading, function of the item)}; a third member is the function that serves where the
+    whole row is shown as JSON.  A field whose heading is None takes one argument more, a string.  `used` collects the
+    names of the fields that are asked for.
     """
 
-    __slots__ = ("columns_of", "item", "as_json", "used")
+    __slots__ = ("columns_of", "item", "column", "used")
 
     def __init__(self, columns_of: dict, item, used: set = None):
-        self.columns_of = columns_of
-        self.item = item
-        self.as_json = False
-        self.used = used
-
-    def __getitem__(self, field):
-        return self.get(field)
+        self.columns_of, self.item, self.column = columns_of, item, 1
+        self.used = set() if used is None else used
 
     def get(self, field: str, *args):
         """A field's value."""
-        if self.used is not None:
-            self.used.add(field)
+        self.used.add(field)
         column = self.columns_of[field]
-        return column[2 if self.as_json and len(column) > 2 else 1](self.item, *args)
+        return (column[self.column] if self.column < len(column) else column[1])(self.item, *args)
 
     def to_json(self) -> dict:
         """All fields, by name."""
-        self.as_json = True
+        self.column = 2
         return {field: self.get(field) for field in sorted(self.columns_of) if self.columns_of[field][0] is not None}
-
-
-class Value:
-    """Data with the name of its Go type; None stands for no value at all."""
-
-    __slots__ = ("type", "data")
-
-    def __init__(self, type_name: str, data):
-        self.type = type_name
-        self.data = data
 
 
 _NATURAL = {str: "string", bool: "bool", int: "int", float: "float64", list: "[]interface {}", Number: "json.Number",
             dict: "map[string]interface {}", Row: "*formatter.rowContext"}
-_KINDS = {"bool": "bool", "string": "string", "json.Number": "string", "float64": "float", "float32": "float",
+_KINDS = {"": "", "bool": "bool", "string": "string", "json.Number": "string", "float64": "float", "uint8": "int",
           "interface {}": "interface", "struct {}": "struct", "time.Time": "struct", "time.Duration": "int"}
-_KINDS.update({prefix + bits: prefix for prefix in ("int", "uint") for bits in ("", "8", "16", "32", "64")})
-_ZEROS = {"bool": False, "string": "", "int": 0, "uint": 0, "float": 0.0, "struct": {}}
-_BASIC = ("bool", "string", "int", "uint", "float")
-
-
-def wrap(data):
-    """Python data as a Value of the type that Go would give it."""
-    return data if data is None or isinstance(data, Value) else Value(_NATURAL.get(type(data), "interface {}"), data)
+_ZEROS = {"bool": False, "string": "", "int": 0, "float": 0.0, "struct": {}}
 
 
 def _kind(type_name):
-    """The kind of a Go type."""
-    found = _KINDS.get(type_name)
-    if found is None:
-        found = ("ptr" if type_name[0] == "*" else "slice" if type_name[0] == "[" else
-                 "map" if type_name[:4] == "map[" else "struct")
-        if found == "struct" and type_name in _go_types():
-            definition = _go_types()[type_name]
-            found = "struct" if isinstance(definition, dict) else _kind(definition)
-        _KINDS[type_name] = found
-    return found
+    """The kind of a Go type, all integers being "int"."""
+    if type_name not in _KINDS:
+        name = _underlying(type_name)
+        _KINDS[type_name] = ("ptr" if name[0] == "*" else "slice" if name[0] == "[" else "map" if name[:4] == "map[" else
+                             "int" if "int" in name[:4] else _KINDS.get(name, "struct"))
+    return _KINDS[type_name]
 
 
 def _underlying(type_name):
-    definition = _go_types().get(type_name) if type_name[0] not in "*[" else None
+    definition = _go_types().get(type_name)
     return definition if isinstance(definition, str) else type_name
 
 
@@ -574,146 +542,137 @@ def _element(type_name):
     return name[1:] if name[0] == "*" else name.partition("]")[2]
 
 
+class Value:
+    """Data with the name of its Go type, which is empty for no value at all."""
+
+    __slots__ = ("type", "data")
+
+    def __init__(self, type_name: str, data):
+        self.type = type_name
+        self.data = data
+
+    @property
+    def kind(self):
+        """The kind of the type, one word for what templates tell apart."""
+        return _kind(self.type)
+
+    def concrete(self):
+        """What an interface holds, all else itself."""
+        return wrap(self.data) if self.type == "interface {}" else self
+
+    def indirect(self):
+        """What a pointer or an interface leads to; one that leads nowhere itself."""
+        value = self
+        while value.data is not None and value.kind in ("ptr", "interface"):
+            value = wrap(value.data) if value.type == "interface {}" else _typed(_element(value.type), value.data)
+        return value
+
+    def truth(self):
+        """Whether `if` takes it for true."""
+        value = self.concrete()
+        return value.kind == "struct" or (value.data is not None if value.kind == "ptr" else bool(value.data))
+
+    def items(self):
+        """The (key, element) pairs of a map, in order, or of a slice, as Values."""
+        element = _element(self.type)
+        if self.kind == "map":
+            key_type = _underlying(self.type)[4:].partition("]")[0]
+            return [(Value(key_type, key), _typed(element, self.data[key])) for key in sorted(self.data or ())]
+        items = self.data or [None] * 2 * self.type.startswith("[2]")
+        return [(Value("int", i), _typed(element, item)) for i, item in enumerate(items)]
+
+    def fields(self):
+        """(name, JSON name or "+" for embedded, whether it is left out when empty, Value) of a struct's fields."""
+        for name, (key, omit, type_name) in (_go_types().get(self.type) or {}).items():
+            yield name, key, omit, _typed(type_name, self.data if key == "+" else self.data.get(key))
+
+    def field(self, name: str):
+        """A struct's field, or one of an embedded struct, or None."""
+        embedded = []
+        for known, key, _, value in self.fields():
+            if known == name:
+                return value
+            embedded += [value.indirect().field(name)] if key == "+" else []
+        return next((value for value in embedded if value), None)
+
+
+def wrap(data) -> Value:
+    """Python data as a Value of the type that Go would give it."""
+    return data if isinstance(data, Value) else Value(_NATURAL.get(type(data), ""), data)
+
+
 def _typed(type_name, data):
-    """Decoded JSON as a Value of a Go type, and as what it is where an engine has something else there."""
+    """Decoded JSON as a Value of a Go type, or as what it is where an engine has something else there."""
     kind = _kind(type_name)
-    if data is None:
-        return Value(type_name, _ZEROS.get(kind))
-    if kind in ("interface", "ptr"):
-        return Value(type_name, data)
-    fits = {"map": dict, "slice": list, "struct": dict, "string": str, "bool": bool}.get(kind, (int, float))
-    if type_name == "time.Time":
-        fits = str
-    return Value(type_name, data) if isinstance(data, fits) else wrap(data)
-
-
-def _concrete(value):
-    """What an interface holds."""
-    if value is not None and value.type == "interface {}":
-        return wrap(value.data)
-    return value
-
-
-def _indirect(value):
-    """What a pointer or an interface leads to, and whether it leads nowhere."""
-    while value is not None and _kind(value.type) in ("ptr", "interface"):
-        if value.data is None:
-            return value, True
-        value = Value(value.type[1:], value.data) if isinstance(value.data, Row) else wrap(value.data) if value.type == "interface {}" else _typed(_element(value.type), value.data)
-    return value, False
-
-
-def _items(value):
-    """The (key, element) pairs of a map, in order, or a slice, as Values."""
-    element = _element(value.type)
-    if _kind(value.type) == "map":
-        key_type = _underlying(value.type)[4:].partition("]")[0]
-        return [(Value(key_type, key), _typed(element, value.data[key])) for key in sorted(value.data or ())]
-    items = value.data or [None] * 2 * value.type.startswith("[2]")
-    return [(Value("int", i), _typed(element, item)) for i, item in enumerate(items)]
-
-
-def _fields(value, promoted=True):
-    """The fields of a struct, as {name: (JSON name, whether it is left out when empty, Value)}."""
-    found = {}
-    for name, (key, omit, type_name) in (_go_types().get(value.type) or {}).items():
-        if key != "+":
-            found[name] = key, omit, _typed(type_name, value.data.get(key))
-        elif promoted:
-            found.update(_fields(Value(type_name.lstrip("*"), value.data)))
-        else:
-            found[name] = "+", False, Value(type_name, value.data)
-    return found
-
-
-def _truth(value):
-    value = _concrete(value)
-    if value is None:
-        return False
-    if _kind(value.type) == "struct":
-        return True
-    return value.data is not None if _kind(value.type) == "ptr" else bool(value.data)
+    if data is None or kind in ("interface", "ptr"):
+        return Value(type_name, _ZEROS.get(kind) if data is None else data)
+    fits = {"map": dict, "slice": list, "string": str, "bool": bool, "struct": (dict, Row)}.get(kind, (int, float))
+    return Value(type_name, data) if isinstance(data, str if type_name == "time.Time" else fits) else wrap(data)
 
 
 # -- how Go prints -----------------------------------------------------------------------------------------------------
 
 
-def go_json(value, html: bool = False) -> str:
-    """JSON as Go's encoder writes it; `html`: with what HTML would mind escaped, as in whole rows of lists."""
-    text = json.dumps(_plain(value), separators=(",", ":"), ensure_ascii=False)
-    for char in "\u2028\u2029" + "<>&" * html:
+def go_json(value) -> str:
+    """JSON as Go's encoder writes it, the whole row of a list with what HTML would mind escaped."""
+    value = wrap(value).indirect()
+    kind, data = value.kind, value.data
+    if data is None:
+        return "null"
+    if kind == "slice":
+        return "[%s]" % ",".join([go_json(item) for _, item in value.items()])
+    if kind == "map":
+        return "{%s}" % ",".join(["%s:%s" % (go_json(key.data), go_json(item)) for key, item in value.items()])
+    if value.type == "time.Time":
+        return '"%s"' % (data or "0001-01-01T00:00:00Z")
+    if kind == "struct" and not isinstance(data, Row):
+        return "{%s}" % ",".join([
+            go_json(item)[1:-1] if key == "+" else '"%s":%s' % (key, go_json(item))
+            for _, key, omit, item in value.fields() if item.data or not omit or item.kind == "struct"])
+    if isinstance(data, Number):
+        return data
+    if kind == "float":
+        return str(int(data)) if data == int(data) and abs(data) < 1e21 else repr(data)
+    text = json.dumps(data.to_json() if kind == "struct" else data, separators=(",", ":"), ensure_ascii=False)
+    for char in "\u2028\u2029" + "<>&" * (kind == "struct"):
         text = text.replace(char, "\\u%04x" % ord(char))
-    return re.sub('"\ue000([^"]*)"', r"\1", text) if "\ue000" in text else text
+    return text
 
 
-def _plain(value):
-    """A value as the JSON encoder takes it, a number in its own spelling as a marked string."""
-    if isinstance(value, Row):
-        return value.to_json()
-    if isinstance(value, Value):
-        kind = _kind(value.type)
-        if value.data is None or kind in _BASIC or isinstance(value.data, Row):
-            value = value.data
-        elif kind in ("ptr", "interface"):
-            return _plain(_indirect(value)[0])
-        elif kind == "slice":
-            return [_plain(item) for _, item in _items(value)]
-        elif kind == "map":
-            return {key.data: _plain(item) for key, item in _items(value)}
-        elif value.type == "time.Time":
-            return value.data or "0001-01-01T00:00:00Z"
-        else:
-            return {key: _plain(item) for key, omit, item in _fields(value).values()
-                    if not (omit and (_kind(item.type) != "struct" and not item.data))}
-        return _plain(value)
-    if isinstance(value, dict):
-        return {key: _plain(value[key]) for key in sorted(value)}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, Number):
-        return "\ue000" + value
-    if isinstance(value, float):
-        return int(value) if value == int(value) and abs(value) < 1e21 else value
-    return value
+def go_text(value: Value) -> str:
+    """A value as a template prints it, a pointer's target in its place."""
+    value = value.indirect()
+    return _Verb().show(value) if value.type else "<no value>"
 
 
-def go_float(number: float, verb: str = "g", precision: int = None) -> str:
-    """A float as Go's %e, %f and %g print it."""
-    if number != number or number in (float("inf"), float("-inf")):
-        return "NaN" if number != number else "+Inf" if number > 0 else "-Inf"
-    if verb in "gG" and precision is None:
-        digits = len(repr(number).partition("e")[0].replace(".", "").strip("-0")) or 1
-        text = "%.*e" % (digits - 1, number)
-        exponent = int(text.partition("e")[2])
-        return "%.*f" % (max(digits - 1 - exponent, 0), number) if -4 <= exponent < 6 else text
-    return ("%%.%d%s" % (6 if precision is None else precision, verb)) % number
+def _go_float(number):
+    """A float as %v prints it: as few digits as tell it from its neighbours."""
+    digits = len(repr(number).partition("e")[0].replace(".", "").strip("-0")) or 1
+    text = "%.*e" % (digits - 1, number)
+    exponent = int(text.partition("e")[2])
+    return "%.*f" % (max(digits - 1 - exponent, 0), number) if -4 <= exponent < 6 else text
 
 
 def _go_duration(nanoseconds):
-    """A time.Duration in Go's words: 1h2m3.5s."""
-    sign, left = "-" * (nanoseconds < 0), abs(nanoseconds)
-    if left < 10 ** 9:
-        size, unit = next(((size, unit) for size, unit in ((10 ** 6, "ms"), (10 ** 3, "\u00b5s"), (1, "ns"))
-                           if left >= size), (1, "s"))
-        return sign + ("%.6f" % (left / size)).rstrip("0").rstrip(".") + unit
-    seconds, hours = left % (60 * 10 ** 9), left // (3600 * 10 ** 9)
-    minutes = left // (60 * 10 ** 9) % 60
-    text = ("%d.%09d" % divmod(seconds, 10 ** 9)).rstrip("0").rstrip(".") + "s"
-    return sign + ("%dh" % hours if hours else "") + ("%dm" % minutes if hours or minutes else "") + text
+    """A time.Duration as Go prints it: 1h2m3.5s."""
+    for size, unit in ((10 ** 9, "s"), (10 ** 6, "ms"), (1000, "\u00b5s"), (1, "ns")):
+        if nanoseconds >= size or not nanoseconds:
+            break
+    minutes, rest = divmod(nanoseconds, 60 * 10 ** 9)
+    text = "%dh%dm" % divmod(minutes, 60) if minutes >= 60 else "%dm" % minutes if minutes else ""
+    return text + ("%.9f" % (rest / size)).rstrip("0").rstrip(".") + unit
 
 
 def _go_time(text):
-    """A time.Time in Go's words, from the RFC 3339 form."""
-    match = re.match(r"(\S+)T([\d:]+)(\.\d+?)?0*(Z|[+-]\d\d:\d\d)\Z", text or "0001-01-01T00:00:00Z")
-    if not match:
-        return text
-    zone = match.group(4).replace(":", "")
-    return "%s %s%s %s" % (match.group(1), match.group(2), match.group(3) or "",
-                           "+0000 UTC" if zone in ("Z", "+0000") else zone + " " + zone)
+    """A time.Time as Go prints it, out of its RFC 3339 form."""
+    match = re.match(r"(\S+)T([\d:]+(?:\.\d+?)?)\.?0*(Z|[+-]\d\d:\d\d)\Z", text or "0001-01-01T00:00:00Z")
+    zone = match.group(3).replace(":", "") if match else ""
+    return "%s %s %s" % (match.group(1), match.group(2), "+0000 UTC" if zone in ("Z", "+0000") else zone + " " + zone
+                         ) if match else text
 
 
-class _Format:
-    """One verb of Go's printf with its flags: `show` gives the text for a Value."""
+class _Verb:
+    """A verb of Go's printf with its flags."""
 
     __slots__ = ("verb", "flags", "width", "precision")
 
@@ -721,310 +680,230 @@ class _Format:
         self.verb, self.flags, self.width, self.precision = verb, flags, width, precision
 
     def show(self, value, depth=0):
-        """The text of a value, that of composite ones part by part."""
-        value = _concrete(value)
+        """The text of a Value, that of composite ones part by part."""
+        value = value.concrete()
+        kind, data = value.kind, value.data
         if self.verb == "T":
-            return self.pad(value.type if value is not None else "<nil>")
-        if value is None:
-            return self.pad("<nil>") if self.verb == "v" else "%%!%s(<nil>)" % self.verb
-        kind, data = _kind(value.type), value.data
-        if value.type == "time.Time":
-            return self.scalar("string", _go_time(data), value)
-        if value.type == "time.Duration" and self.verb in "vsq":
-            return self.scalar("string", _go_duration(data), value)
-        if kind in _BASIC:
-            return self.scalar(kind, data, value)
-        if kind == "ptr":
-            if data is None:
-                return self.pad("<nil>") if self.verb == "v" else "%%!%s(%s=<nil>)" % (self.verb, value.type)
-            if depth or _kind(_element(value.type)) in _BASIC:
-                return "0xc%09x" % (id(data) & 0xfffffffff)
-            return "&" + self.show(_indirect(value)[0], 1)
-        if kind == "slice":
-            return "[%s]" % " ".join([self.show(item, depth + 1) for _, item in _items(value)])
-        if kind == "map":
-            return "map[%s]" % " ".join("%s:%s" % (self.show(key, depth + 1), self.show(item, depth + 1))
-                                        for key, item in _items(value))
-        return "{%s}" % " ".join([name + ":" * 1 + self.show(item, depth + 1) if "+" in self.flags else
-                                  self.show(item, depth + 1)
-                                  for name, (_, _, item) in _fields(value, False).items()])
+            return self.pad(value.type or "<nil>")
+        if kind in ("", "ptr") and data is None:
+            return self.pad("<nil>") if self.verb == "v" else "%%!%s(%s<nil>)" % (self.verb, value.type and value.type + "=")
+        if value.type == "time.Time" or value.type == "time.Duration" and self.verb in "vs":
+            value = Value("string", _go_time(data) if kind == "struct" else _go_duration(data))
+        elif kind == "ptr":
+            is_struct = not depth and _kind(_element(value.type)) == "struct"
+            return "&" + self.show(value.indirect(), 1) if is_struct else "0xc%09x" % (id(data) & 0xfffffffff)
+        elif kind == "slice":
+            return "[%s]" % " ".join([self.show(item, 1) for _, item in value.items()])
+        elif kind == "map":
+            return "map[%s]" % " ".join(["%s:%s" % (self.show(key, 1), self.show(item, 1)) for key, item in value.items()])
+        elif kind == "struct":
+            return "{%s}" % " ".join([("+" in self.flags) * (name + ":") + self.show(item, 1)
+                                      for name, _, _, item in value.fields()])
+        return self.scalar(value.kind, value.data, value.type)
 
-    def scalar(self, kind, data, value):
-        """The text of a basic value."""
+    def scalar(self, kind, data, type_name):
+        """The text of a basic value; Python's own formatting agrees with Go's in most."""
         verb = self.verb
-        sign = "+" if "+" in self.flags and verb != "v" else " " if " " in self.flags else ""
-        if kind == "string" and verb in "vsqxX":
-            if self.precision is not None:
-                data = data[:self.precision]
-            if verb in "xX":
-                data = (" " if " " in self.flags else "").join(
-                    ["%02x" % byte for byte in data.encode("utf-8", "surrogateescape")])
-                return self.pad(data.upper() if verb == "X" else data)
-            if verb == "q" or verb == "v" and "#" in self.flags:
-                data = "`%s`" % data if "#" in self.flags and verb == "q" and "`" not in data else go_quote(data)
-            return self.pad(data)
+        flags = self.flags.replace("+", "") if verb == "v" else self.flags
+        layout = "%%%s%s%s" % (flags, self.width or "", "" if self.precision is None else ".%d" % self.precision)
+        if kind == "string" and verb in "vs":
+            return (layout.replace("0", "", self.flags.count("0")) + "s") % data
+        if kind == "string" and verb == "q":
+            return self.pad("`%s`" % data if "#" in flags and "`" not in data else go_quote(data))
+        if kind == "string" and verb in "xX":
+            pieces = ["%02x" % byte for byte in data.encode("utf-8", "surrogateescape")]
+            return self.pad((" " if " " in flags else "").join(pieces if verb == "x" else [p.upper() for p in pieces]))
         if kind == "bool" and verb in "vt":
             return self.pad("true" if data else "false")
-        if kind in ("int", "uint") and verb in "vdxXobcqU":
-            if verb in "cq":
-                char = chr(data) if 0 <= data < 0x110000 else "\ufffd"
-                return self.pad(char if verb == "c" else "'%s'" % (go_quote(char)[1:-1].replace('\\"', '"')
-                                                                   if char != "'" else "\\'"))
-            if verb == "U":
-                return self.pad("U+%04X" % data + (" '%s'" % chr(data) if "#" in self.flags else ""))
-            digits = format(abs(data), {"v": "d"}.get(verb, verb))
-            if "#" in self.flags:
-                digits = {"x": "0x", "X": "0X", "o": "0", "b": "0b"}.get(verb, "") + digits
-            if self.precision is not None:
-                digits = digits.rjust(self.precision, "0")
-            return self.pad(digits, "-" if data < 0 else sign)
-        if kind == "float" and verb in "vgGeEfF":
-            text = go_float(abs(data), verb.replace("v", "g"), self.precision)
-            return self.pad(text, "-" if data < 0 else sign)
-        inner = _Format("v", self.flags, self.width, self.precision)
-        return "%%!%s(%s=%s)" % (verb, value.type, inner.scalar(kind, data, value))
+        if kind == "int" and verb in "vdxXoc":
+            return (layout + verb.replace("v", "d")) % data
+        if kind == "int" and verb in "bqU":
+            return self.pad(format(data, "b") if verb == "b" else "U+%04X" % data if verb == "U" else
+                            "'%s'" % go_quote(chr(data))[1:-1])
+        if kind == "float" and verb in "vgG" and self.precision is None:
+            text = ("+" if "+" in flags and data >= 0 else "") + _go_float(data)
+            return self.pad(text.upper() if verb == "G" else text)
+        if kind == "float" and verb in "eEfFgG":
+            return (layout + verb) % data
+        return "%%!%s(%s=%s)" % (verb, type_name, _Verb("v", flags, self.width, self.precision).scalar(kind, data, ""))
 
-    def pad(self, text, sign=""):
-        """A text in its width, with a number's sign before the zeros."""
-        if len(sign + text) >= self.width:
-            return sign + text
-        if "-" in self.flags:
-            return (sign + text).ljust(self.width)
-        if "0" in self.flags:
-            return sign + text.rjust(self.width - len(sign), "0")
-        return (sign + text).rjust(self.width)
-
-
-def go_text(value) -> str:
-    """A value as Go prints it, a pointer's target in its place."""
-    value = _indirect(wrap(value))[0]
-    return "<no value>" if value is None else _Format().show(value)
+    def pad(self, text):
+        """The text in its width."""
+        return text.ljust(self.width) if "-" in self.flags else text.rjust(self.width)
 
 
 def go_printf(template: str, args) -> str:
-    """Go's Sprintf; `args` are Values."""
-    out, used, end, ordered = [], 0, 0, False
-    for match in re.finditer(r"%([-+# 0]*)(\*|\d+)?(?:\.(\*|\d*))?(?:\[(\d+)\])?(.?)", template, re.S):
+    """Go's Sprintf on Values; widths out of arguments and numbered arguments are left out."""
+    out, used, end = [], 0, 0
+    for match in re.finditer(r"%([-+# 0]*)(\d*)(?:\.(\d*))?(.?)", template, re.S):
+        flags, width, precision, verb = match.groups()
         out.append(template[end:match.start()])
         end = match.end()
-        flags, width, precision, index, verb = match.groups()
-        sizes = []
-        for size in (width, precision):
-            if size == "*":
-                size = args[used].data if used < len(args) and _kind(args[used].type) == "int" else None
-                out += [] if size is not None else ["%!(BADWIDTH)"]
-                used += 1
-            sizes.append(int(size) if size else None if size is None else 0)
-        width, precision = sizes
-        if (width or 0) < 0:
-            flags, width = flags + "-", -width
-        if index:
-            used, ordered = int(index) - 1, True
-        if verb == "%":
-            out.append("%")
-        elif not verb:
-            out.append("%!(NOVERB)")
-        elif not 0 <= used < len(args):
-            out.append("%%!%s(%s)" % (verb, "BADINDEX" if index else "MISSING"))
+        if verb in ("%", ""):
+            out.append(verb or "%!(NOVERB)")
+        elif used == len(args):
+            out.append("%%!%s(MISSING)" % verb)
         else:
-            out.append(_Format(verb, flags, width or 0, precision).show(args[used]))
+            precision = None if precision is None else int(precision or 0)
+            out.append(_Verb(verb, flags, int(width or 0), precision).show(args[used]))
             used += 1
     out.append(template[end:])
-    if not ordered and used < len(args):
-        out.append("%%!(EXTRA %s)" % ", ".join(
-            ["%s=%s" % (_concrete(arg).type, _Format().show(arg)) if _concrete(arg) else "<nil>" for arg in args[used:]]))
+    extra = [arg.concrete() for arg in args[used:]]
+    if extra:
+        out.append("%%!(EXTRA %s)" % ", ".join([arg.type + "=" * bool(arg.type) + _Verb().show(arg) for arg in extra]))
     return "".join(out)
 
 
 def _print(*args):
     """Go's Sprint: a blank between two operands of which none is a string."""
-    out, after_text = [], True
-    for arg in map(_concrete, args):
-        is_text = arg is not None and _kind(arg.type) == "string"
-        if out and not (is_text or after_text):
-            out.append(" ")
-        out.append(_Format().show(arg))
-        after_text = is_text
-    return "".join(out)
+    args = [arg.concrete() for arg in args]
+    return "".join([" " * (i > 0 and "string" not in (arg.kind, args[i - 1].kind)) + _Verb().show(arg)
+                    for i, arg in enumerate(args)])
 
 
 # -- functions ---------------------------------------------------------------------------------------------------------
 
 
+def _bytes(text):
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _len(value):
-    value, nowhere = _indirect(value)
-    if value is None or nowhere:
-        raise ValueError("len of nil pointer" if value else "reflect: call of reflect.Value.Type on zero Value")
-    kind = _kind(value.type)
-    if kind not in ("string", "slice", "map"):
-        raise ValueError("len of type " + value.type)
-    return len(value.data.encode("utf-8", "surrogateescape") if kind == "string" else value.data or ())
+    value = value.indirect()
+    if value.kind not in ("string", "slice", "map"):
+        raise ValueError("len of type " + value.type if value.type and value.kind != "interface" else "len of nil pointer"
+                         if value.type else "reflect: call of reflect.Value.Type on zero Value")
+    return len(_bytes(value.data) if value.kind == "string" else value.data or ())
 
 
-def _position(value, limit, most):
-    """An index or a bound as a number from 0 to limit."""
-    value = _concrete(value)
-    if value is None or _kind(value.type) not in ("int", "uint"):
-        raise ValueError("cannot index slice/array with " + ("type " + value.type if value else "nil"))
-    if not 0 <= value.data < limit + most:
+def _position(value, limit):
+    """An index or a bound below the limit."""
+    value = value.concrete()
+    if value.kind != "int":
+        raise ValueError("cannot index slice/array with " + ("type " + value.type if value.type else "nil"))
+    if not 0 <= value.data < limit:
         raise ValueError("index out of range: %d" % value.data)
     return value.data
 
 
 def _index(value, *keys):
-    value = _concrete(value)
-    if value is None:
+    value = value.concrete()
+    if not value.type:
         raise ValueError("index of untyped nil")
     for key in keys:
-        value, nowhere = _indirect(value)
-        if value is None or nowhere:
-            raise ValueError("index of nil pointer")
-        kind = _kind(value.type)
-        if kind == "map":
-            key, key_type = _concrete(key), _underlying(value.type)[4:].partition("]")[0]
-            if key is None or key.type != key_type and not (key.type == "string" and _kind(key_type) == "string"):
-                raise ValueError("value has type %s; should be %s" % (key.type, key_type) if key else
+        value, key = value.indirect(), key.concrete()
+        if value.kind == "map":
+            key_type = _underlying(value.type)[4:].partition("]")[0]
+            if key.type != key_type:
+                raise ValueError("value has type %s; should be %s" % (key.type, key_type) if key.type else
                                  "value is nil; should be of type " + key_type)
-            found = (value.data or {}).get(key.data)
-            value = _typed(_element(value.type), found)
-        elif kind == "slice":
-            value = _typed(_element(value.type), value.data[_position(key, len(value.data or ()), 0)])
-        elif kind == "string":
-            data = value.data.encode("utf-8", "surrogateescape")
-            value = Value("uint8", data[_position(key, len(data), 0)])
+            value = _typed(_element(value.type), (value.data or {}).get(key.data))
+        elif value.kind == "slice":
+            items = value.items()
+            value = items[_position(key, len(items))][1]
+        elif value.kind == "string":
+            value = Value("uint8", _bytes(value.data)[_position(key, len(_bytes(value.data)))])
         else:
-            raise ValueError("can't index item of type " + value.type)
+            raise ValueError("index of nil pointer" if value.data is None else "can't index item of type " + value.type)
     return value
 
 
 def _slice(value, *bounds):
-    value = _concrete(value)
-    if value is None:
-        raise ValueError("slice of untyped nil")
-    value = _indirect(value)[0]
-    if len(bounds) > 3:
-        raise ValueError("too many slice indexes: %d" % len(bounds))
-    kind = _kind(value.type)
-    if kind not in ("string", "slice"):
-        raise ValueError("can't slice item of type " + value.type)
-    if kind == "string" and len(bounds) > 2:
-        raise ValueError("cannot 3-index slice a string")
-    data = value.data.encode("utf-8", "surrogateescape") if kind == "string" else value.data or []
-    places = [_position(bound, len(data), 1) for bound in bounds]
-    if places[1:] and places[0] > places[1]:
-        raise ValueError("invalid slice index: %d > %d" % (places[0], places[1]))
-    data = data[slice(*(places[:2] if len(places) > 1 else [places[0] if places else 0, None]))]
-    return Value(value.type, data.decode("utf-8", "surrogateescape") if kind == "string" else data)
-
-
-def _basic_kind(value):
-    kind = _kind(value.type) if value is not None else ""
-    return "int" if kind == "uint" else kind
+    value = value.indirect()
+    if value.kind not in ("string", "slice"):
+        raise ValueError("can't slice item of type " + value.type if value.type else "slice of untyped nil")
+    if len(bounds) > 2 + (value.kind == "slice"):
+        raise ValueError("cannot 3-index slice a string" if len(bounds) == 3 else "too many slice indexes: %d" % len(bounds))
+    data = _bytes(value.data) if value.kind == "string" else value.data or []
+    first, last = ([_position(bound, len(data) + 1) for bound in bounds] + [0, len(data)][len(bounds):])[:2]
+    if first > last:
+        raise ValueError("invalid slice index: %d > %d" % (first, last))
+    data = data[first:last]
+    return Value(value.type, data.decode("utf-8", "surrogateescape") if value.kind == "string" else data)
 
 
 def _eq(first, *others):
+    first = first.concrete()
     if not others:
         raise ValueError("missing argument for comparison")
-    first = _concrete(first)
-    for other in map(_concrete, others):
-        if first is None or other is None:
-            if (first is None or first.data is None) and (other is None or other.data is None):
-                return True
-            continue
-        if _basic_kind(first) != _basic_kind(other):
+    for other in others:
+        other = other.concrete()
+        if first.type and other.type and first.kind != other.kind:
             raise ValueError("incompatible types for comparison")
-        if _kind(first.type) in ("slice", "map") and first.data is not None and other.data is not None:
-            raise ValueError("non-comparable type %s: %s" % (_Format("s").show(first), first.type))
+        if first.type and other.type and first.kind in ("slice", "map"):
+            raise ValueError("non-comparable type %s: %s" % (_Verb("s").show(first), first.type))
         if first.data == other.data:
             return True
     return False
 
 
 def _less(first, second):
-    first, second = _concrete(first), _concrete(second)
-    kind = _basic_kind(first)
-    if kind not in ("int", "float", "string") or _basic_kind(second) not in _BASIC:
+    first, second = first.concrete(), second.concrete()
+    if {first.kind, second.kind} - {"bool", "int", "float", "string"} or first.kind == second.kind == "bool":
         raise ValueError("invalid type for comparison")
-    if kind != _basic_kind(second):
+    if first.kind != second.kind:
         raise ValueError("incompatible types for comparison")
     return first.data < second.data
 
 
-def _text_of(args):
-    """What html, js and urlquery escape."""
-    return _print(*[_indirect(arg)[0] for arg in args]) if all(args) else "<no value>"
+_HTML = {38: "&amp;", 39: "&#39;", 34: "&#34;", 60: "&lt;", 62: "&gt;", 0: "\ufffd"}
+_JS = {i: "\\u%04X" % i if i not in b"'\"\\" else "\\" + chr(i) for i in bytes(range(32)) + b"&<=>'\"\\"}
 
 
-def _html(*args):
-    text = _text_of(args)
-    for char, escaped in ("&", "&amp;"), ("'", "&#39;"), ('"', "&#34;"), ("<", "&lt;"), (">", "&gt;"), ("\0", "\ufffd"):
-        text = text.replace(char, escaped)
-    return text
+def _escape(table, args):
+    args = [arg.indirect() for arg in args]
+    text = _print(*args) if all(arg.type for arg in args) else "<no value>"
+    return text.translate(table) if table else quote(text, safe="~ ").replace(" ", "+")
 
 
-def _js(*args):
-    return re.sub(r"[\\'\"]|[<>&=\x00-\x1f]", lambda match: "\\" + match.group() if match.group() in "\\'\"" else
-                  "\\u%04X" % ord(match.group()), _text_of(args))
-
-
-def _truncate(text, length):
-    data = text.encode("utf-8", "surrogateescape")
-    return data[:length].decode("utf-8", "surrogateescape") if len(data) > length else text
-
-
-def _call(function):
-    if function is None:
-        raise ValueError("call of nil")
-    raise ValueError("non-function %s of type %s" % (_Format().show(function), function.type))
-
-
-# {name: (types of the parameters, function)}; "..." ends the list of a function that takes any more of the last type.
-# Parameters of type any get the Value, those of a type get its data.
+# {name: (types of the parameters, function)}: "..." at the end stands for any number more of any type.  A parameter of
+# any type gets the Value, one of a type the data.
 _FUNCTIONS = {
-    "and": ("any ...", None), "or": ("any ...", None),
-    "not": ("any", lambda value: not _truth(value)),
-    "len": ("any", _len), "index": ("any ...", _index), "slice": ("any ...", _slice), "call": ("any", _call),
+    "and": ("any ...", None), "or": ("any ...", None), "not": ("any", lambda value: not value.truth()),
+    "len": ("any", _len), "index": ("any ...", _index), "slice": ("any ...", _slice),
     "print": ("...", _print), "printf": ("string ...", lambda form, *args: go_printf(form, args)),
-    "println": ("...", lambda *args: " ".join(map(_Format().show, args)) + "\n"),
-    "html": ("...", _html), "js": ("...", _js),
-    "urlquery": ("...", lambda *args: quote(_text_of(args), safe="~ ").replace(" ", "+")),
+    "println": ("...", lambda *args: " ".join(map(_Verb().show, args)) + "\n"),
+    "html": ("...", lambda *args: _escape(_HTML, args)), "js": ("...", lambda *args: _escape(_JS, args)),
+    "urlquery": ("...", lambda *args: _escape(None, args)),
     "eq": ("any ...", _eq), "ne": ("any any", lambda first, second: not _eq(first, second)),
     "lt": ("any any", _less), "ge": ("any any", lambda first, second: not _less(first, second)),
     "le": ("any any", lambda first, second: _less(first, second) or _eq(first, second)),
     "gt": ("any any", lambda first, second: not (_less(first, second) or _eq(first, second))),
-    "json": ("any", lambda value: go_json(value, isinstance(value, Value) and isinstance(value.data, Row))),
+    "json": ("any", go_json), "lower": ("string", str.lower), "upper": ("string", str.upper),
     "split": ("string string", lambda text, by: Value("[]string", text.split(by) if by else list(text))),
     "join": ("[]string string", lambda texts, by: by.join(texts or ())),
-    "title": ("string", lambda text: re.sub(r"(?<![^\W_]|')([^\W\d_])|(?<=')", lambda match: match.group().upper(), text)),
-    "lower": ("string", str.lower), "upper": ("string", str.upper),
+    "title": ("string", lambda text: re.sub(r"(?<!\w)[^\W\d_]", lambda match: match.group().upper(), text)),
     "pad": ("string int int", lambda text, before, after: text and " " * before + text + " " * after),
-    "truncate": ("string int", _truncate),
+    "truncate": ("string int", lambda text, size: _bytes(text)[:size].decode("utf-8", "surrogateescape")),
 }
-# What these make of the headings of a table.
-_HEADING_FUNCTIONS = dict(_FUNCTIONS, **{name: (types, lambda heading, *_: heading) for name, types in (
-    ("json", "string"), ("split", "string string"), ("join", "string string"), ("title", "string"), ("lower", "string"),
-    ("upper", "string"), ("truncate", "string int"))})
+# What some of these make of the headings of a table.
+_HEADING_FUNCTIONS = dict(_FUNCTIONS, **{
+    name: (takes.replace("[]", ""), lambda heading, *_: heading) for name, (takes, _) in _FUNCTIONS.items()
+    if name in ("json", "split", "join", "title", "lower", "upper", "truncate")})
+_HEADING_FUNCTIONS["json"] = "string", str
 
 
 # -- parsing -----------------------------------------------------------------------------------------------------------
 
 _KEYWORDS = ("block", "break", "continue", "define", "else", "end", "if", "nil", "range", "template", "with")
+_OPERANDS = ("bool", "char", "dot", "field", "word", "number", "nil", "string", "variable", "left")
+_CONSTANTS = ("bool", "dot", "nil", "number", "string")
 _SPACE = " \t\r\n"
-_TOKEN = re.compile(r'''(?P<close>[ \t\r\n]+-}}|}})|(?P<space>[ \t\r\n]+)|(?P<declare>:=)|(?P<assign>=)|(?P<pipe>\|)|
-    (?P<string>"(?:[^"\\\n]|\\[^\n])*"|`[^`]*`)|(?P<char>'(?:[^'\\\n]|\\[^\n])*')|
-    (?P<number>(?:[+-]|(?=\.?\d))(?:0[xX][\da-fA-F_]*|0[oO][0-7_]*|0[bB][01_]*|[\d_]*)(?:\.[\d_]*)?(?:[eE][+-]?[\d_]*)?)|
-    (?P<field>\.\w+)|(?P<dot>\.)|(?P<variable>\$\w*)|(?P<word>\w+)|(?P<left>\()|(?P<right>\))|(?P<other>[!-~])
-    '''.replace("\n    ", ""))
+_TOKEN = r'''(?P<close>[ \t\r\n]+-}}|}})|(?P<space>[ \t\r\n]+)|(?P<declare>:=)|(?P<assign>=)|(?P<pipe>\|)|
+(?P<string>"(?:[^"\\\n]|\\[^\n])*"|`[^`]*`)|(?P<char>'(?:[^'\\\n]|\\[^\n])*')|
+(?P<number>(?:[+-]|(?=\.?\d))(?:0[xX][\da-fA-F_]*|0[oO][0-7_]*|0[bB][01_]*|[\d_]*)(?:\.[\d_]*)?(?:[eE][+-]?[\d_]*)?)|
+(?P<field>\.\w+)|(?P<dot>\.)|(?P<variable>\$\w*)|(?P<word>\w+)|(?P<left>\()|(?P<right>\))|(?P<other>[!-~])'''
 _UNTERMINATED = {'"': "unterminated quoted string", "`": "unterminated raw quoted string",
                  "'": "unterminated character constant", ":": "expected :="}
 
 
 def _lex(text):
     """The tokens of a template, as (kind, position, text); the last is "eof" or "error"."""
+    pattern = re.compile(_TOKEN.replace("\n", ""))
     tokens, at, trim = [], 0, False
     while True:
         start = text.find("{{", at)
-        piece = text[at:start] if start >= 0 else text[at:]
+        piece = text[at:] if start < 0 else text[at:start]
         if trim:
             at += len(piece) - len(piece.lstrip(_SPACE))
             piece = piece.lstrip(_SPACE)
@@ -1036,53 +915,37 @@ def _lex(text):
             tokens.append(("text", at, piece))
         if start < 0:
             return tokens + [("eof", len(text), "")]
-        if text.startswith("/*", end):
-            close = text.find("*/", end)
-            match = re.compile(r"([ \t\r\n]-)?}}").match(text, close + 2)
-            if close < 0 or not match:
-                return tokens + [("error", end, "comment ends before closing delimiter" if close > 0 else
-                                  "unclosed comment")]
-            at, trim = match.end(), bool(match.group(1))
+        at = end
+        if text.startswith("/*", at):
+            comment = re.compile(r"/\*.*?\*/(([ \t\r\n]-)?}})?", re.S).match(text, at)
+            if not comment or not comment.group(1):
+                return tokens + [("error", at, "comment ends before closing delimiter" if comment else "unclosed comment")]
+            at, trim = comment.end(), bool(comment.group(2))
             continue
         tokens.append(("open", start, "{{"))
-        at, trim = _lex_action(text, end, tokens)
-        if at is None:
-            return tokens
-
-
-def _lex_action(text, at, tokens):
-    """Adds the tokens of an action; returns where it ends, None after an error, and whether to trim what follows."""
-    depth = 0
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        kind, found = (match.lastgroup, match.group()) if match else ("other", text[at])
-        start, at = at, at + len(found)
-        following = text[at:at + 1]
-        complaint = ""
-        if kind == "close":
-            complaint = "unclosed left paren" if depth else ""
-        elif kind == "number" and (following == "_" or following.isalnum()):
-            complaint = "bad number syntax: " + go_quote(found + following)
-        elif kind in ("field", "dot", "variable", "word") and not (
-                following == "" or following in " \t\r\n.,|:)(" or text.startswith("}}", at)):
-            complaint = "bad character %s" % _code_point(following)
-        elif kind == "other" and found in _UNTERMINATED:
-            complaint = _UNTERMINATED[found]
-        elif not match:
-            complaint = "unrecognized character in action: %s" % _code_point(found)
-        depth += {"left": 1, "right": -1}.get(kind, 0)
-        if depth < 0:
-            complaint = "unexpected right paren"
-        if complaint:
-            tokens.append(("error", start, complaint))
-            return None, False
-        if kind == "word":
-            kind = found if found in _KEYWORDS else "bool" if found in ("true", "false") else kind
-        tokens.append((kind, start, "}}" if kind == "close" else found))
-        if kind == "close":
-            return at, found != "}}"
-    tokens.append(("error", len(text), "unclosed action"))
-    return None, False
+        depth, kind = 0, "open"
+        while kind != "close":
+            if at >= len(text):
+                return tokens + [("error", at, "unclosed action")]
+            match = pattern.match(text, at)
+            kind, found = (match.lastgroup, match.group()) if match else ("other", text[at])
+            start, at = at, at + len(found)
+            depth += {"left": 1, "right": -1}.get(kind, 0)
+            complaint = "" if match else "unrecognized character in action: " + _code_point(found)
+            if depth < 0 or depth and kind == "close":
+                complaint = "unexpected right paren" if depth < 0 else "unclosed left paren"
+            elif kind == "number" and re.match(r"[\w+-]", text[at:]):
+                complaint = "bad number syntax: " + go_quote(found + re.match(r"\w|[+-]\d*", text[at:]).group())
+            elif kind in ("field", "dot", "variable", "word") and not re.match(r"[ \t\r\n.,|:)(]|}}|\Z", text[at:]):
+                complaint = "bad character " + _code_point(text[at])
+            elif kind == "other" and found in _UNTERMINATED:
+                complaint = _UNTERMINATED[found]
+            if complaint:
+                return tokens + [("error", start, complaint)]
+            if kind == "word":
+                kind = found if found in _KEYWORDS else "bool" if found in ("true", "false") else kind
+            tokens.append((kind, start, "}}" if kind == "close" else found))
+        trim = found != "}}"
 
 
 def _code_point(char):
@@ -1099,27 +962,17 @@ class _Node:
 
     def __str__(self):
         """The node as complaints show it."""
-        kind, value = self.kind, self.value
-        if kind == "field":
-            return "." + ".".join(value)
-        if kind == "variable":
-            return ".".join(value)
-        if kind == "chain":
-            return "%s.%s" % (_operand_text(self.parts[0]), ".".join(value))
+        kind, value, other = self.kind, self.value, self.other
+        parts = ["(%s)" % part if part.kind == "pipe" and kind != "pipe" else str(part) for part in self.parts]
         if kind == "pipe":
-            names, assigns = value
-            return (", ".join(names) + (" = " if assigns else " := ") if names else "") + " | ".join(map(str, self.parts))
+            return (", ".join(value) + " %s " % other if value else "") + " | ".join(parts)
         if kind == "command":
-            return " ".join(map(_operand_text, self.parts))
+            return " ".join(parts)
+        if kind in ("field", "variable", "chain"):
+            return "".join(parts) + "." * (kind != "variable") + ".".join(value)
         if kind == "template":
-            return "{{template %s%s}}" % (go_quote(value), " %s" % self.other if self.other else "")
-        if kind in ("end", "else", "break", "continue"):
-            return "{{%s}}" % kind
-        return {"dot": ".", "word": value}.get(kind) or self.other or kind
-
-
-def _operand_text(node):
-    return "(%s)" % node if node.kind == "pipe" else str(node)
+            return "{{template %s%s}}" % (go_quote(value), " %s" % other if other else "")
+        return "{{%s}}" % kind if kind in ("end", "else") else other
 
 
 class _Parser:
@@ -1128,92 +981,72 @@ class _Parser:
     def __init__(self, text, name):
         self.text, self.name = text, name
         self.tokens, self.next = _lex(text), 0
-        self.variables, self.ranges = ["$"], 0
-        self.trees = {}
+        self.variables, self.ranges, self.trees = ["$"], 0, {}
         root = []
-        while self.peek()[0] != "eof":
-            if self.peek()[0] == "open" and self.after_open() == "define":
-                self.take()
-                self.take()
-                self.define(self.string("define clause"), "define clause")
+        while self.tokens[self.next][0] != "eof":
+            at = self.next
+            if self.take()[0] == "open" and self.take()[0] == "define":
+                self.define(self.quoted("define clause"), "define clause")
                 continue
-            node = self.node()
-            if node.kind in ("end", "else"):
-                self.fail("unexpected %s" % node)
-            root.append(node)
+            self.next = at
+            root.append(self.node())
+            if root[-1].kind in ("end", "else"):
+                self.fail("unexpected %s" % root[-1])
         self.add(name, root)
 
     def fail(self, words):
         """Raises a complaint about the token that was seen last."""
-        line = self.text.count("\n", 0, self.tokens[min(self.next, len(self.tokens)) - 1][1]) + 1
+        line = self.text.count("\n", 0, self.tokens[self.next - 1][1]) + 1
         raise TemplateError("template: %s:%d: %s" % (self.name, line, words))
 
-    def unexpected(self, token, place):
-        """Raises a complaint about a token."""
-        kind, _, text = token
-        if kind == "error":
-            self.fail(text)
-        shown = "EOF" if kind == "eof" else "<%s>" % text if kind in _KEYWORDS or kind == "dot" else go_quote(text[:10]) + (
-            "..." if len(text) > 10 else "")
-        self.fail("unexpected %s in %s" % (shown, place))
-
-    def peek(self):
-        """The next token."""
-        return self.tokens[self.next]
-
-    def after_open(self):
-        """The kind of the first token of the action that begins here."""
-        return next(token[0] for token in self.tokens[self.next + 1:] if token[0] != "space")
-
     def take(self, *wanted, place=""):
-        """The next token that is no space; one of the wanted kinds, if any are given."""
+        """The next token that is no space; it is to be one of the wanted kinds, if any are given."""
         while self.tokens[self.next][0] == "space":
             self.next += 1
-        token = self.tokens[self.next]
+        kind, _, text = token = self.tokens[self.next]
         self.next += 1
-        if token[0] == "error" or wanted and token[0] not in wanted:
-            self.unexpected(token, place)
+        if wanted and kind not in wanted:
+            if kind == "error":
+                self.fail(text)
+            shown = go_quote(text[:10]) + "..." * (len(text) > 10)
+            shown = "EOF" if kind == "eof" else "<%s>" % text if kind in _KEYWORDS or kind == "dot" else shown
+            self.fail("unexpected %s in %s" % (shown, place))
         return token
 
-    def skip(self):
-        """The next token that is no space, left where it is."""
-        token = self.take()
+    def peek(self):
+        """The kind of the next token that is no space."""
+        kind = self.take()[0]
         self.next -= 1
-        return token
+        return kind
 
     def add(self, name, nodes):
         """Enters a definition: one that has something in it only once."""
-        def empty(nodes):
-            return all(node.kind == "text" and not node.value.strip(_SPACE) for node in nodes)
-        if name in self.trees and not empty(self.trees[name]):
-            if not empty(nodes):
-                self.fail("template: multiple definition of template %s" % go_quote(name))
-        else:
-            self.trees[name] = nodes
+        if nodes and self.trees.get(name):
+            self.fail("template: multiple definition of template " + go_quote(name))
+        self.trees[name] = nodes or self.trees.get(name, ())
 
     def define(self, name, place):
-        """Reads a definition's body."""
+        """Reads the body of a definition or a block."""
         if place == "define clause":
             self.take("close", place=place)
-        outer, self.variables, self.ranges, depth = self.variables, ["$"], 0, self.ranges
+        outer, self.variables, self.ranges = (self.variables, self.ranges), ["$"], 0
         nodes, end = self.body()
         if end.kind != "end":
             self.fail("unexpected %s in %s" % (end, place))
-        self.variables, self.ranges = outer, depth
+        self.variables, self.ranges = outer
         self.add(name, nodes)
 
-    def string(self, place):
+    def quoted(self, place):
         """A name in quotes."""
         return self.unquote(self.take("string", place=place)[2])
 
     def body(self):
-        """Nodes up to `end` or `else`, and that."""
+        """The nodes up to an `end` or `else`, and that."""
         nodes = []
-        while self.peek()[0] != "eof":
-            node = self.node()
-            if node.kind in ("end", "else"):
-                return nodes, node
-            nodes.append(node)
+        while self.tokens[self.next][0] != "eof":
+            nodes.append(self.node())
+            if nodes[-1].kind in ("end", "else"):
+                return nodes[:-1], nodes[-1]
         self.next += 1
         self.fail("unexpected EOF")
 
@@ -1222,45 +1055,38 @@ class _Parser:
         kind, at, text = self.take("text", "open", place="input")
         if kind == "text":
             return _Node("text", at, text)
-        kind, at, text = self.skip()
-        if kind not in ("block", "break", "continue", "else", "end", "if", "range", "template", "with"):
-            pipe = self.pipeline("command", "close")
-            return _Node("action", pipe.at, pipe)
+        kind = self.peek()
+        if kind not in _KEYWORDS or kind in ("define", "nil"):
+            return _Node("action", at, self.pipeline("command", "close"))
         self.take()
-        if kind == "else":
-            if self.skip()[0] not in ("if", "with"):
-                self.take("close", place="else")
-        elif kind == "end":
-            self.take("close", place="end")
-        elif kind in ("break", "continue"):
-            self.take("close", place="{{%s}}" % kind)
-            if not self.ranges:
-                self.fail("{{%s}} outside {{range}}" % kind)
-        elif kind in ("template", "block"):
-            at = self.skip()[1]
-            name, pipe = self.string(kind + " clause"), None
-            if kind == "block" or self.skip()[0] != "close":
+        if kind in ("if", "with", "range"):
+            return self.control(kind, at)
+        if kind in ("template", "block"):
+            self.peek()
+            at, name, pipe = self.tokens[self.next][1], self.quoted(kind + " clause"), None
+            if kind == "block" or self.peek() != "close":
                 pipe = self.pipeline(kind + " clause", "close")
             else:
                 self.take()
             if kind == "block":
                 self.define(name, "block clause")
             return _Node("template", at, name, (), pipe)
-        else:
-            return self.control(kind, at)
+        if kind != "else" or self.peek() not in ("if", "with"):
+            self.take("close", place="{{%s}}" % kind if kind in ("break", "continue") else kind)
+        if kind in ("break", "continue") and not self.ranges:
+            self.fail("{{%s}} outside {{range}}" % kind)
         return _Node(kind, at)
 
     def control(self, kind, at):
         """An if, with or range."""
-        known = len(self.variables)
+        known, other = len(self.variables), None
         pipe = self.pipeline(kind, "close")
         self.ranges += kind == "range"
         nodes, end = self.body()
         self.ranges -= kind == "range"
-        other = None
         if end.kind == "else":
-            if kind in ("if", "with") and self.skip()[0] == kind:
-                other = [self.control(kind, self.take()[1])]
+            if kind != "range" and self.peek() == kind:
+                other = [self.control(*self.take()[:2])]
             else:
                 other, end = self.body()
                 if end.kind != "end":
@@ -1269,104 +1095,73 @@ class _Parser:
         return _Node(kind, at, pipe, nodes, other)
 
     def pipeline(self, place, close):
-        """Declarations and commands up to a token of the kind `close`."""
-        at, names, assigns, commands = self.skip()[1], [], False, []
-        while self.skip()[0] == "variable":
-            back = self.next
-            name = self.take()[2]
-            kind, _, text = self.skip()
+        """Declarations and commands up to a token of the kind `close`; the node's `other` is "=" for assignments."""
+        self.peek()
+        at, names, sign, commands = self.tokens[self.next][1], [], "", []
+        while self.peek() == "variable":
+            back, name, (kind, _, text) = self.next, self.take()[2], self.take()
             if kind not in ("declare", "assign") and text != ",":
                 self.next = back
                 break
-            self.take()
             names.append(name)
-            assigns = kind == "assign"
             self.variables.append(name)
             if text != ",":
+                sign = text
                 break
             if place != "range" or len(names) > 1:
                 self.fail("too many declarations in " + place)
-            if self.skip()[0] not in ("variable", "close", "right"):
+            if self.peek() not in ("variable", "close", "right"):
                 self.fail("range can only initialize variables")
-        while self.skip()[0] != close:
-            if self.skip()[0] not in ("bool", "char", "dot", "field", "word", "number", "nil", "string", "variable", "left"):
-                self.unexpected(self.take(), place)
+        while self.peek() != close:
+            if self.peek() not in _OPERANDS:
+                self.take("", place=place)
             commands.append(self.command())
         self.take()
         if not commands:
             self.fail("missing value for " + place)
         for stage, command in enumerate(commands[1:], 2):
-            if command.parts[0].kind in ("bool", "dot", "nil", "number", "string"):
+            if command.parts[0].kind in _CONSTANTS:
                 self.fail("non executable command in pipeline stage %d" % stage)
-        return _Node("pipe", at, (names, assigns), commands)
+        return _Node("pipe", at, names, commands, sign)
 
     def command(self):
         """Operands up to a bar or the end of the pipeline."""
-        at, operands = self.skip()[1], []
-        while True:
-            operand = self.operand()
-            if operand:
-                operands.append(operand)
-            kind = self.peek()[0]
-            if kind == "space":
-                if self.skip()[0] not in ("pipe", "close", "right"):
-                    continue
-            elif kind not in ("pipe", "close", "right"):
-                self.unexpected(self.take(), "operand")
-            if self.skip()[0] == "pipe":
-                self.take()
-            break
-        if not operands:
-            self.fail("empty command")
+        at, operands = self.tokens[self.next][1], [self.operand()]
+        while self.tokens[self.next][0] == "space" and self.peek() in _OPERANDS:
+            operands.append(self.operand())
+        if self.peek() not in ("close", "right"):
+            self.take("pipe", place="operand")
         return _Node("command", at, None, operands)
 
     def operand(self):
-        """A term with the fields that follow it."""
-        node = self.term()
-        if not node or self.peek()[0] != "field":
-            return node
-        at, names = self.peek()[1], []
-        while self.peek()[0] == "field":
-            names.append(self.take()[2][1:])
-        if node.kind in ("field", "variable"):
-            return _Node(node.kind, at, node.value + names)
-        if node.kind in ("bool", "string", "number", "nil", "dot"):
-            self.fail("unexpected . after term " + go_quote(str(node)))
-        return _Node("chain", at, names, [node])
-
-    def term(self):
-        """A constant, name or parenthesis; None where something else stands."""
-        kind, at, text = self.skip()
-        if kind not in ("bool", "char", "dot", "field", "word", "number", "nil", "string", "variable", "left"):
-            return None
-        self.take()
+        """A constant, name or parenthesis, with the fields that follow it."""
+        kind, at, text = self.take()
         if kind == "left":
-            return self.pipeline("parenthesized pipeline", "right")
-        if kind == "word" and text not in _FUNCTIONS:
-            self.fail("function %s not defined" % go_quote(text))
-        if kind == "variable" and text not in self.variables:
-            self.fail("undefined variable " + go_quote(text))
-        if kind == "string":
-            return _Node(kind, at, wrap(self.unquote(text)), (), text)
-        if kind in ("number", "char"):
-            return _Node("number", at, wrap(self.number(text)), (), text)
-        value = {"field": [text[1:]], "variable": [text], "word": text, "bool": wrap(text == "true")}.get(kind)
-        return _Node(kind, at, value, (), text)
+            node = self.pipeline("parenthesized pipeline", "right")
+        elif kind == "word" and text not in _FUNCTIONS or kind == "variable" and text not in self.variables:
+            self.fail("function %s not defined" % go_quote(text) if kind == "word" else "undefined variable " + go_quote(text))
+        else:
+            value = (wrap(self.unquote(text)) if kind == "string" else wrap(text == "true") if kind == "bool" else
+                     wrap(self.number(text)) if kind in ("number", "char") else
+                     [text.lstrip(".")] if kind in ("field", "variable") else wrap(None) if kind == "nil" else text)
+            node = _Node("number" if kind == "char" else kind, at, value, (), text)
+        at, names = self.tokens[self.next][1], []
+        while self.tokens[self.next][0] == "field":
+            names.append(self.take()[2][1:])
+        if names and node.kind in _CONSTANTS:
+            self.fail("unexpected . after term " + go_quote(str(node)))
+        if names and node.kind in ("field", "variable"):
+            return _Node(node.kind, at, node.value + names)
+        return _Node("chain", at, names, [node]) if names else node
 
     def unquote(self, text):
         """The text of a Go literal, as `strconv.Unquote` reads it."""
-        def char(match):
-            body = match.group(1)
-            if body in _ESCAPED:
-                return _ESCAPED[body]
-            code = int(body[1:], 16) if body[0] in "xuU" else int(body, 8)
-            return chr(code) if body[0] in "uU" or code < 0x80 else bytes([code & 255]).decode("latin-1")
         if text[0] == "`":
             return text[1:-1].replace("\r", "")
         pattern = r"\\(x[\da-fA-F]{2}|u[\da-fA-F]{4}|U00(?:0\w|10)[\da-fA-F]{4}|[0-3][0-7]{2}|[abfnrtv\\%s])" % text[0]
         if "\\" in re.sub(pattern, "", text):
             self.fail("invalid syntax")
-        return re.sub(pattern, char, text[1:-1])
+        return text[1:-1].encode("ascii", "backslashreplace").decode("unicode_escape")
 
     def number(self, text):
         """The value of a number or a character constant."""
@@ -1375,24 +1170,20 @@ class _Parser:
             if len(char) != 1:
                 self.fail("malformed character constant: " + text if char else "invalid syntax")
             return ord(char)
-        try:
-            found = int(re.sub(r"^([+-]?)0(?=[\d_])", r"\g<1>0o", text), 0)
-            if -1 << 63 <= found < 1 << 63:
-                return found
-        except ValueError:
+        for read in (float,) if re.search("^[^xX]*[.eE]", text) else (lambda text: int(text, 0), lambda text: int(text, 8)):
             try:
-                return float(text)
+                number = read(text)
+                break
             except ValueError:
-                self.fail("illegal number syntax: " + go_quote(text))
-        self.fail("integer overflow: " + go_quote(text))
-
-
-_ESCAPED = {"a": "\a", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "\\": "\\", "'": "'", '"': '"'}
+                number = None
+        if number is None or abs(number) >= 1 << 63 and isinstance(number, int):
+            self.fail(("illegal number syntax: " if number is None else "integer overflow: ") + go_quote(text))
+        return number
 
 
 # -- execution ---------------------------------------------------------------------------------------------------------
 
-_NONE = object()                        # no argument from the pipeline, where None is one
+_NONE = Value("", None)                 # what the first command of a pipeline gets from the one before it
 
 
 class Template:
@@ -1402,10 +1193,18 @@ class Template:
     """
 
     def __init__(self, text: str, name: str = ""):
-        self.name = name
-        self.strict = False
-        parser = _Parser(text, name)
-        self.text, self.trees = text, parser.trees
+        self.text, self.name, self.strict = text, name, False
+        self.trees = _Parser(text, name).trees
+
+    def execute(self, value, functions: dict = None) -> str:
+        """The text for `value`: a Row, decoded JSON or a Value."""
+        run = _Run(self, wrap(value), functions or _FUNCTIONS)
+        try:
+            run.walk(run.root, self.trees[self.name])
+        except TemplateError as error:
+            error.output = "".join(run.out)
+            raise
+        return "".join(run.out)
 
     def execute_typed(self, type_name: str, value, text: str) -> str:
         """The text for an object of the engine, or, where its type lacks something, for all that its JSON `text` has."""
@@ -1418,21 +1217,11 @@ class Template:
         return self.execute(json.loads(text, parse_int=Number, parse_float=Number))
 
     def headings(self, names: dict) -> str:
-        """The headings of a table whose rows the template gives: {field: heading}."""
+        """The headings of a table whose rows the template gives: `names` is {field: heading}."""
         try:
             return self.execute(Value("formatter.SubHeaderContext", names), _HEADING_FUNCTIONS)
         except TemplateError as error:
             return error.output
-
-    def execute(self, value, functions: dict = None) -> str:
-        """The text for `value`: a Row, decoded JSON or a Value."""
-        run = _Run(self, wrap(value), functions or _FUNCTIONS)
-        try:
-            run.walk(run.root, self.trees[self.name])
-        except TemplateError as error:
-            error.output = "".join(run.out)
-            raise
-        return "".join(run.out)
 
 
 class _Run:
@@ -1442,254 +1231,231 @@ class _Run:
         self.template, self.root, self.functions = template, value, functions
         self.name = template.name       # that of the definition at work
         self.node = None                # what a complaint is about
-        self.variables = [("$", value)]
+        self.variables = [["$", value]]
         self.out = []
-        self.depth = 0
 
     def fail(self, words):
         """Raises a complaint about the node at work."""
         before = self.template.text[:self.node.at]
-        line_start = before.rfind("\n") + 1
         raise TemplateError("template: %s:%d:%d: executing %s at <%s>: %s" % (
-            self.template.name, before.count("\n") + 1, len(before[line_start:].encode("utf-8", "surrogateescape")),
+            self.template.name, before.count("\n") + 1, len(_bytes(before[before.rfind("\n") + 1:])),
             go_quote(self.name), self.node, words))
 
     def walk(self, dot, nodes):
-        """Executes nodes; "break" or "continue" where one of these ends them."""
+        """Executes nodes; returns "break" or "continue" where one of these ends them."""
         for node in nodes:
-            kind = node.kind
+            kind, pipe = node.kind, node.value
             if kind == "text":
-                self.out.append(node.value)
-            elif kind == "action":
-                value = self.pipeline(dot, node.value)
-                if not node.value.value[0]:
-                    self.out.append(go_text(value))
-            elif kind in ("break", "continue"):
+                self.out.append(pipe)
+                continue
+            if kind in ("break", "continue"):
                 return kind
-            else:
-                known = len(self.variables)
-                end = getattr(self, "_" + kind)(dot, node)
-                del self.variables[known:]
-                if end:
-                    return end
+            if kind == "template":
+                self.call_template(dot, node)
+                continue
+            known, end = len(self.variables), None
+            value = self.pipeline(dot, pipe)
+            if kind == "action":
+                if not pipe.value:
+                    self.out.append(go_text(value))
+                continue
+            if kind == "range":
+                end = self.loop(dot, node, value)
+            elif value.truth():
+                end = self.walk(value if kind == "with" else dot, node.parts)
+            elif node.other:
+                end = self.walk(dot, node.other)
+            del self.variables[known:]
+            if end:
+                return end
         return None
 
-    def _if(self, dot, node):
-        return self.walk(dot, node.parts if _truth(self.pipeline(dot, node.value)) else node.other or ())
-
-    def _with(self, dot, node):
-        value = self.pipeline(dot, node.value)
-        return self.walk(value, node.parts) if _truth(value) else self.walk(dot, node.other or ())
-
-    def _range(self, dot, node):
-        value = _indirect(self.pipeline(dot, node.value))[0]
-        names = node.value.value[0]
-        kind = _kind(value.type) if value is not None else "map"
-        if kind in ("int", "uint"):
+    def loop(self, dot, node, value):
+        """Executes a range."""
+        value, names = value.indirect(), node.value.value
+        if value.kind == "int":
             if len(names) > 1:
                 self.fail("can't use %s to iterate over more than one variable" % go_text(value))
             items = [(Value(value.type, i),) * 2 for i in range(value.data)]
-        elif kind in ("slice", "map"):
-            items = _items(value) if value is not None else ()
-        else:
+        elif value.kind in ("slice", "map"):
+            items = value.items()
+        elif value.type:
             self.fail("range can't iterate over " + go_text(value))
-        if not items:
-            return self.walk(dot, node.other or ())
+        else:
+            items = ()
         known = len(self.variables)
         for item in items:
-            if node.value.value[1]:
-                for name, part in zip(names, item[2 - len(names):] if len(names) < 2 else item):
-                    self.assign(name, part)
+            given = [[name, part] for name, part in zip(names, item[2 - max(len(names), 1):])]
+            if node.value.other == "=":
+                for name, part in given:
+                    self.variable(name)[1] = part
             else:
-                self.variables[known - len(names):known] = zip(names, item[2 - len(names):] if len(names) < 2 else item)
-            if self.walk(item[1], node.parts) == "break":
-                break
+                self.variables[known - len(names):known] = given
+            end = self.walk(item[1], node.parts)
             del self.variables[known:]
-        return None
+            if end == "break":
+                break
+        return None if items else self.walk(dot, node.other or ())
 
-    def _template(self, dot, node):
+    def call_template(self, dot, node):
+        """Executes a template within this one."""
         self.node = node
         if node.value not in self.template.trees:
             self.fail("template %s not defined" % go_quote(node.value))
-        value = self.pipeline(dot, node.other) if node.other else None
-        outer = self.name, self.variables
-        self.name, self.variables = node.value, [("$", value)]
+        value = self.pipeline(dot, node.other) if node.other else wrap(None)
+        outer, self.name, self.variables = (self.name, self.variables), node.value, [["$", value]]
         try:
             self.walk(value, self.template.trees[node.value])
         except RecursionError:
             self.fail("exceeded maximum template depth (100000)")
         self.name, self.variables = outer
 
-    def assign(self, name, value):
-        """Sets the innermost variable of that name."""
-        for i in reversed(range(len(self.variables))):
-            if self.variables[i][0] == name:
-                self.variables[i] = name, value
-                return
-        self.fail("undefined variable: " + name)
+    def variable(self, name):
+        """The innermost variable of a name, as [name, value]."""
+        return next((pair for pair in reversed(self.variables) if pair[0] == name), None) or self.fail(
+            "undefined variable: " + name)
 
     def pipeline(self, dot, pipe):
         """The value of a pipeline."""
         self.node = pipe
         value = _NONE
         for command in pipe.parts:
-            value = _concrete(self.command(dot, command, value))
-        names, assigns = pipe.value
-        for name in names:
-            if assigns:
-                self.assign(name, value)
+            value = self.command(dot, command, value).concrete()
+        for name in pipe.value:
+            if pipe.other == "=":
+                self.variable(name)[1] = value
             else:
-                self.variables.append((name, value))
+                self.variables.append([name, value])
         return value
 
     def command(self, dot, command, final):
         """The value of a command; `final` is what the one before it in the pipeline gave."""
         first, args = command.parts[0], command.parts[1:]
-        kind = first.kind
-        if kind == "word":
+        if first.kind != "pipe":
             self.node = first
+        if first.kind == "word":
             return self.function(dot, command, first.value, args, final)
-        if kind in ("field", "variable", "chain") and not (kind == "variable" and len(first.value) == 1):
+        if first.kind in ("field", "chain") or first.kind == "variable" and first.value[1:]:
             return self.fields(dot, first, args, final)
-        self.node = first
         if args or final is not _NONE:
             self.fail("can't give argument to non-function %s" % first)
-        if kind == "nil":
+        if first.kind == "nil":
             self.fail("nil is not a command")
-        return self.argument(dot, first)
+        return self.operand(dot, first)
 
-    def argument(self, dot, node):
+    def operand(self, dot, node):
         """The value of an operand."""
-        self.node = node
-        kind = node.kind
-        if kind == "dot":
-            return dot
-        if kind == "variable" and len(node.value) == 1:
-            return next(value for name, value in reversed(self.variables) if name == node.value[0])
-        if kind in ("field", "variable", "chain"):
+        self.node, kind = node, node.kind
+        if kind in ("field", "chain", "variable"):
             return self.fields(dot, node, (), _NONE)
         if kind == "pipe":
             return self.pipeline(dot, node)
-        return self.function(dot, node, node.value, (), _NONE) if kind == "word" else node.value
+        return self.function(dot, node, node.value, (), _NONE) if kind == "word" else dot if kind == "dot" else node.value
 
     def fields(self, dot, node, args, final):
-        """The value of a chain of fields."""
-        self.node = node
-        names, value = node.value, dot
+        """The value of a chain of fields, of which the last gets the arguments."""
+        self.node, names, value = node, node.value, dot
         if node.kind == "variable":
-            value = next(value for name, value in reversed(self.variables) if name == names[0])
-            names = names[1:]
+            value, names = self.variable(names[0])[1], names[1:]
         elif node.kind == "chain":
-            if node.parts[0].kind == "nil":
-                self.fail("indirection through explicit nil in %s" % node)
-            value = self.argument(dot, node.parts[0])
-        for name in names[:-1]:
-            value = self.field(dot, node, name, value, (), _NONE)
-        return self.field(dot, node, names[-1], value, args, final)
+            value = self.operand(dot, node.parts[0])
+        for i, name in enumerate(names, 1):
+            value = self.field(dot, node, name, value, args if i == len(names) else (), final if i == len(names) else _NONE)
+        return value
 
     def field(self, dot, node, name, value, args, final):
         """The value of a field, a map's entry or a method."""
-        if value is None:
+        found, has_args = value.indirect(), args or final is not _NONE
+        kind, data = found.kind, found.data
+        if not value.type:
             if self.template.strict:
                 self.fail("nil data; no entry for key " + go_quote(name))
-            return None
-        found, nowhere = _indirect(value)
-        if nowhere and found.type == "interface {}":
+            return value
+        if kind == "interface":
             self.fail("nil pointer evaluating %s.%s" % (value.type, name))
-        if isinstance(found.data, Row) and name in found.data.columns_of:
-            takes = "string" if found.data.columns_of[name][0] is None else ""
-            return self.invoke(dot, node, name, takes, lambda *given: found.data.get(name, *given), args, final)
-        method = _METHODS.get(found.type, {}).get(name)
+        if isinstance(data, Row) and name in data.columns_of:
+            takes = "string" if data.columns_of[name][0] is None else ""
+            found = self.invoke(dot, node, name, takes, lambda *given: data.get(name, *given), args, final)
+            return found if found.type else Value("*v1.Platform", None)
+        takes, method = _METHODS.get(found.type, {}).get(name, ("", None))
         if method:
-            return self.invoke(dot, node, name, method[0], lambda *given: method[1](found.data, *given), args, final)
-        kind = _kind(found.type)
-        if kind == "struct" and not isinstance(found.data, Row):
-            fields = _fields(found)
-            if name in fields:
-                if args or final is not _NONE:
-                    self.fail("%s has arguments but cannot be invoked as function" % name)
-                return fields[name][2]
+            return self.invoke(dot, node, name, takes, lambda *given: method(data, *given), args, final)
+        if kind == "struct" and not isinstance(data, Row):
+            found = found.field(name)
+            if found and has_args:
+                self.fail("%s has arguments but cannot be invoked as function" % name)
+            if found:
+                return found
         elif kind == "map":
-            if args or final is not _NONE:
+            if has_args:
                 self.fail("%s is not a method but has arguments" % name)
-            if name in (found.data or ()):
-                return _typed(_element(found.type), found.data[name])
-            if self.template.strict:
+            if name not in (data or ()) and self.template.strict:
                 self.fail("map has no entry for key " + go_quote(name))
-            return None
-        elif nowhere and name in _fields(Value(_element(found.type), {})):
+            return _typed(_element(found.type), data[name]) if name in (data or ()) else wrap(None)
+        elif kind == "ptr" and Value(_element(found.type), {}).field(name):
             self.fail("nil pointer evaluating %s.%s" % (value.type, name))
-        self.fail("can't evaluate field %s in type %s" % (name, value.type))
+        return self.fail("can't evaluate field %s in type %s" % (name, value.type))
 
     def function(self, dot, command, name, args, final):
         """The value of a function's call."""
         takes, function = self.functions[name]
-        if function:
+        if function or not args and final is _NONE:
             return self.invoke(dot, command, name, takes, function, args, final)
-        if not args and final is _NONE:
-            self.fail("wrong number of args for %s: want at least 1 got 0" % name)
         for arg in args:
-            value = self.argument(dot, arg)
-            if _truth(value) == (name == "or"):
+            value = self.operand(dot, arg)
+            if value.truth() == (name == "or"):
                 return value
         return value if final is _NONE else final
 
     def invoke(self, dot, node, name, takes, function, args, final):
         """Calls a function with arguments of the types it takes."""
-        types = takes.split()
-        count, more = len(args) + (final is not _NONE), types[-1:] == ["..."]
-        if more:
-            types.pop()
+        types, count = takes.split(), len(args) + (final is not _NONE)
+        more = types[-1:] == ["..."]
+        types = types[:-1] if more else types
         if count < len(types) or count > len(types) and not more:
             self.fail("wrong number of args for %s: want %s%d got %d" % (
-                name, "at least " if more else "", len(types), count))
+                name, "at least " * more, len(types), count))
         types += ["any"] * (count - len(types))
-        given = [self.fitting(self.argument(dot, arg), wanted, arg) for arg, wanted in zip(args, types)]
+        given = [self.fitting(self.operand(dot, arg), wanted, arg) for arg, wanted in zip(args, types)]
         if final is not _NONE:
             given.append(self.fitting(final, types[-1], None))
-        self.node = node
         try:
             return wrap(function(*given))
         except ValueError as error:
-            self.fail("error calling %s: %s" % (name, error))
+            self.node = node
+            return self.fail("error calling %s: %s" % (name, error))
 
     def fitting(self, value, wanted, node):
         """An argument for a parameter of that type: its data, for parameters of any type the Value."""
         if wanted == "any":
             return value
-        if node is not None and node.kind in ("number", "string", "bool", "nil") and (
-                value is None or _kind(value.type) != _kind(wanted)):
-            self.fail("expected %s; found %s" % (wanted.replace("int", "integer"), node) if node.kind != "nil" else
-                      "cannot assign nil to " + wanted)
-        value = _concrete(value)
-        if value is None:
-            if wanted[0] == "[":
-                return []
+        if wanted[0] == "[" and not value.type:
+            return []
+        if node and node.kind in _CONSTANTS and node.kind != "dot" and value.kind != _kind(wanted):
+            self.fail("cannot assign nil to " + wanted if not value.type else "can't handle %s for arg of type %s" % (
+                node, wanted) if wanted[0] == "[" else "expected %s; found %s" % (wanted.replace("int", "integer"), node))
+        if not value.type:
             self.fail("invalid value; expected " + wanted)
-        if value.type[0] == "*" and value.type[1:] == wanted and value.data is not None:
-            return value.data
-        if value.type != wanted and not (wanted[0] == "[" and _underlying(value.type) == wanted):
-            self.fail("wrong type for value; expected %s; got %s" % (wanted, value.type))
-        return value.data
-
-
-def _heading_of_label(_, name):
-    return re.sub("[-_]", " ", name.rpartition(".")[2])
+        inner = value.concrete()
+        inner = inner if inner.type else value
+        if inner.type == "*" + wanted and inner.data is not None:
+            return inner.data
+        if inner.type != wanted and not (wanted[0] == "[" and _underlying(inner.type) == wanted):
+            self.fail("wrong type for value; expected %s; got %s" % (wanted, inner.type))
+        return inner.data
 
 
 # {type: {method: (types of the parameters, function of the data)}}
 _METHODS = {
-    "formatter.SubHeaderContext": {"Label": ("string", _heading_of_label)},
-    "nat.Port": {"Port": ("", lambda port: port.partition("/")[0]),
-                 "Proto": ("", lambda port: port.partition("/")[2] or "tcp"),
-                 "Int": ("", lambda port: int(port.partition("/")[0].partition("-")[0] or 0))},
+    "formatter.SubHeaderContext": {
+        "Label": ("string", lambda _, name: re.sub("[-_]", " ", name.rpartition(".")[2]))},
+    "nat.Port": {"Port": ("", lambda port: port.partition("/")[0]), "Proto": ("", lambda port: port.partition("/")[2]),
+                 "Int": ("", lambda port: int(port.partition("/")[0]))},
 }
 
 # The types of the engine's API: NAME = TYPE FIELD...; TYPE FIELD..., or NAME... = TYPE.  A field is spelled NAME>KEY
 # where JSON has another name, NAME? where it is left out when empty; +NAME is embedded.
 GO_TYPES = """
-blkiodev.ThrottleDevice = string Path; uint64 Rate
-blkiodev.WeightDevice = string Path; uint16 Weight
 container.Config = string Hostname Domainname User; bool AttachStdin AttachStdout AttachStderr; nat.PortSet
  ExposedPorts?; bool Tty OpenStdin StdinOnce; []string Env; strslice.StrSlice Cmd; *v1.HealthcheckConfig Healthcheck?;
  bool ArgsEscaped?; string Image; map[string]none Volumes; string WorkingDir; strslice.StrSlice Entrypoint; bool
@@ -1713,10 +1479,10 @@ container.HostConfig = []string Binds; string ContainerIDFile; container.LogConf
  container.IpcMode IpcMode; container.CgroupSpec Cgroup; []string Links; int OomScoreAdj; container.PidMode PidMode;
  bool Privileged PublishAllPorts ReadonlyRootfs; []string SecurityOpt; map[string]string StorageOpt? Tmpfs?;
  container.UTSMode UTSMode; container.UsernsMode UsernsMode; int64 ShmSize; map[string]string Sysctls?; string Runtime?;
- container.Isolation Isolation; container.Resources +Resources; []mount.Mount Mounts?; []string MaskedPaths
- ReadonlyPaths; *bool Init?
+ container.Isolation Isolation; container.Resources +Resources; []any Mounts?; []string MaskedPaths ReadonlyPaths; *bool
+ Init?
 container.InspectResponse = *container.ContainerJSONBase +ContainerJSONBase; []container.MountPoint Mounts;
- *container.Config Config; *container.NetworkSettings NetworkSettings; *v1.Descriptor ImageManifestDescriptor?
+ *container.Config Config; *container.NetworkSettings NetworkSettings; *any ImageManifestDescriptor?
 container.LogConfig = string Type; map[string]string Config
 container.MountPoint = mount.Type Type?; string Name? Source Destination Driver? Mode; bool RW; mount.Propagation
  Propagation
@@ -1725,13 +1491,12 @@ container.NetworkSettings = container.NetworkSettingsBase +NetworkSettingsBase; 
 container.NetworkSettingsBase = string Bridge SandboxID SandboxKey; nat.PortMap Ports; bool HairpinMode; string
  LinkLocalIPv6Address; int LinkLocalIPv6PrefixLen; []network.Address SecondaryIPAddresses SecondaryIPv6Addresses
 container.Resources = int64 CPUShares>CpuShares Memory NanoCPUs>NanoCpus; string CgroupParent; uint16 BlkioWeight;
- []*blkiodev.WeightDevice BlkioWeightDevice; []*blkiodev.ThrottleDevice BlkioDeviceReadBps BlkioDeviceWriteBps
- BlkioDeviceReadIOps BlkioDeviceWriteIOps; int64 CPUPeriod>CpuPeriod CPUQuota>CpuQuota
- CPURealtimePeriod>CpuRealtimePeriod CPURealtimeRuntime>CpuRealtimeRuntime; string CpusetCpus CpusetMems;
- []container.DeviceMapping Devices; []string DeviceCgroupRules; []container.DeviceRequest DeviceRequests; int64
- KernelMemory? KernelMemoryTCP? MemoryReservation MemorySwap; *int64 MemorySwappiness; *bool OomKillDisable; *int64
- PidsLimit; []*units.Ulimit Ulimits; int64 CPUCount>CpuCount CPUPercent>CpuPercent; uint64 IOMaximumIOps
- IOMaximumBandwidth
+ []*any BlkioWeightDevice; []*any BlkioDeviceReadBps BlkioDeviceWriteBps BlkioDeviceReadIOps BlkioDeviceWriteIOps; int64
+ CPUPeriod>CpuPeriod CPUQuota>CpuQuota CPURealtimePeriod>CpuRealtimePeriod CPURealtimeRuntime>CpuRealtimeRuntime; string
+ CpusetCpus CpusetMems; []container.DeviceMapping Devices; []string DeviceCgroupRules; []container.DeviceRequest
+ DeviceRequests; int64 KernelMemory? KernelMemoryTCP? MemoryReservation MemorySwap; *int64 MemorySwappiness; *bool
+ OomKillDisable; *int64 PidsLimit; []*units.Ulimit Ulimits; int64 CPUCount>CpuCount CPUPercent>CpuPercent; uint64
+ IOMaximumIOps IOMaximumBandwidth
 container.RestartPolicy = container.RestartPolicyMode Name; int MaximumRetryCount
 container.State = string Status; bool Running Paused Restarting OOMKilled Dead; int Pid ExitCode; string Error StartedAt
  FinishedAt; *container.Health Health?
@@ -1741,19 +1506,9 @@ events.Message = string Status>status? ID>id? From>from?; events.Type Type; even
 image.InspectResponse = string ID>Id; []string RepoTags RepoDigests; string Parent Comment Created? Container?;
  *container.Config ContainerConfig?; string DockerVersion Author; *v1.DockerOCIImageConfig Config; string Architecture
  Variant? Os OsVersion?; int64 Size VirtualSize?; storage.DriverData GraphDriver; image.RootFS RootFS; image.Metadata
- Metadata; *v1.Descriptor Descriptor?; []any Manifests?
+ Metadata; *any Descriptor?; []any Manifests?
 image.Metadata = time.Time LastTagTime
 image.RootFS = string Type?; []string Layers?
-mount.BindOptions = mount.Propagation Propagation?; bool NonRecursive? CreateMountpoint? ReadOnlyNonRecursive?
- ReadOnlyForceRecursive?
-mount.ClusterOptions =
-mount.Driver = string Name?; map[string]string Options?
-mount.ImageOptions = string Subpath?
-mount.Mount = mount.Type Type?; string Source? Target?; bool ReadOnly?; mount.Consistency Consistency?;
- *mount.BindOptions BindOptions?; *mount.VolumeOptions VolumeOptions?; *mount.ImageOptions ImageOptions?;
- *mount.TmpfsOptions TmpfsOptions?; *mount.ClusterOptions ClusterOptions?
-mount.TmpfsOptions = int64 SizeBytes?; fs.FileMode Mode?; [][]string Options?
-mount.VolumeOptions = bool NoCopy?; map[string]string Labels?; string Subpath?; *mount.Driver DriverConfig?
 nat.PortBinding = string HostIP>HostIp HostPort
 network.Address = string Addr; int PrefixLen
 network.ConfigReference = string Network
@@ -1766,78 +1521,59 @@ network.IPAM = string Driver; map[string]string Options; []network.IPAMConfig Co
 network.IPAMConfig = string Subnet? IPRange? Gateway?; map[string]string AuxAddress>AuxiliaryAddresses?
 network.Inspect = string Name ID>Id; time.Time Created; string Scope Driver; bool EnableIPv4 EnableIPv6; network.IPAM
  IPAM; bool Internal Attachable Ingress; network.ConfigReference ConfigFrom; bool ConfigOnly;
- map[string]network.EndpointResource Containers; map[string]string Options Labels; []network.PeerInfo Peers?;
- map[string]network.ServiceInfo Services?
-network.PeerInfo = string Name IP
-network.ServiceInfo = string VIP; []string Ports; int LocalLBIndex; []network.Task Tasks
-network.Task = string Name EndpointID EndpointIP; map[string]string Info
+ map[string]network.EndpointResource Containers; map[string]string Options Labels; []any Peers?; map[string]any
+ Services?
 registry.IndexInfo = string Name; []string Mirrors; bool Secure Official
-registry.ServiceConfig = []*registry.NetIPNet AllowNondistributableArtifactsCIDRs?; []string
- AllowNondistributableArtifactsHostnames?; []*registry.NetIPNet InsecureRegistryCIDRs; map[string]*registry.IndexInfo
- IndexConfigs; []string Mirrors; map[string]any ExtraFields?
+registry.ServiceConfig = []*any AllowNondistributableArtifactsCIDRs?; []string AllowNondistributableArtifactsHostnames?;
+ []*any InsecureRegistryCIDRs; map[string]*registry.IndexInfo IndexConfigs; []string Mirrors; map[string]any
+ ExtraFields?
 storage.DriverData = map[string]string Data; string Name
-swarm.DiscreteGenericResource = string Kind?; int64 Value?
-swarm.GenericResource = *swarm.NamedGenericResource NamedResourceSpec?; *swarm.DiscreteGenericResource
- DiscreteResourceSpec?
-swarm.Info = string NodeID NodeAddr; swarm.LocalNodeState LocalNodeState; bool ControlAvailable; string Error;
- []swarm.Peer RemoteManagers; int Nodes? Managers?; any Cluster?; []string Warnings?
-swarm.NamedGenericResource = string Kind? Value?
-swarm.Peer = string NodeID Addr
+swarm.Info = string NodeID NodeAddr; swarm.LocalNodeState LocalNodeState; bool ControlAvailable; string Error; []any
+ RemoteManagers; int Nodes? Managers?; *any Cluster?; []string Warnings?
 system.Commit = string ID Expected?
-system.ContainerdInfo = string Address?; system.ContainerdNamespaces Namespaces
-system.ContainerdNamespaces = string Containers Plugins
-system.DeviceInfo = string Source ID
-system.FirewallInfo = string Driver; [][2]string Info?
 system.Info = string ID; int Containers ContainersRunning ContainersPaused ContainersStopped Images; string Driver;
  [][2]string DriverStatus SystemStatus?; system.PluginsInfo Plugins; bool MemoryLimit SwapLimit KernelMemory?
  KernelMemoryTCP? CPUCfsPeriod>CpuCfsPeriod CPUCfsQuota>CpuCfsQuota CPUShares CPUSet PidsLimit IPv4Forwarding Debug; int
  NFd; bool OomKillDisable; int NGoroutines; string SystemTime LoggingDriver CgroupDriver CgroupVersion?; int
  NEventsListener; string KernelVersion OperatingSystem OSVersion OSType Architecture IndexServerAddress;
- *registry.ServiceConfig RegistryConfig; int NCPU; int64 MemTotal; []swarm.GenericResource GenericResources; string
- DockerRootDir HTTPProxy>HttpProxy HTTPSProxy>HttpsProxy NoProxy Name; []string Labels; bool ExperimentalBuild; string
- ServerVersion; map[string]system.RuntimeWithStatus Runtimes; string DefaultRuntime; swarm.Info Swarm; bool
- LiveRestoreEnabled; container.Isolation Isolation; string InitBinary; system.Commit ContainerdCommit RuncCommit
- InitCommit; []string SecurityOptions; string ProductLicense?; []system.NetworkAddressPool DefaultAddressPools?;
- *system.FirewallInfo FirewallBackend?; []string CDISpecDirs; []system.DeviceInfo DiscoveredDevices?;
- *system.ContainerdInfo Containerd?; []string Warnings
+ *registry.ServiceConfig RegistryConfig; int NCPU; int64 MemTotal; []any GenericResources; string DockerRootDir
+ HTTPProxy>HttpProxy HTTPSProxy>HttpsProxy NoProxy Name; []string Labels; bool ExperimentalBuild; string ServerVersion;
+ map[string]system.RuntimeWithStatus Runtimes; string DefaultRuntime; swarm.Info Swarm; bool LiveRestoreEnabled;
+ container.Isolation Isolation; string InitBinary; system.Commit ContainerdCommit RuncCommit InitCommit; []string
+ SecurityOptions; string ProductLicense?; []system.NetworkAddressPool DefaultAddressPools?; *any FirewallBackend?;
+ []string CDISpecDirs; []any DiscoveredDevices?; *any Containerd?; []string Warnings
 system.NetworkAddressPool = string Base; int Size
 system.PluginsInfo = []string Volume Network Authorization Log
 system.Runtime = string Path>path?; []string Args>runtimeArgs?; string Type>type?; map[string]any Options>options?
 system.RuntimeWithStatus = system.Runtime +Runtime; map[string]string Status>status?
-system.clientInfo = bool Debug; *system.platformInfo Platform?; string Version? Context; []manager.Plugin Plugins;
- []string Warnings
+system.clientInfo = bool Debug; *system.platformInfo Platform?; string Version? Context; []any Plugins; []string
+ Warnings
 system.clientVersion = *system.platformInfo Platform?; string Version APIVersion>ApiVersion DefaultAPIVersion GitCommit
  GoVersion Os Arch BuildTime Context
 system.dockerInfo = *system.Info +Info; []string ServerErrors?; string UserName?; *system.clientInfo ClientInfo;
  []string ClientErrors?
 system.platformInfo = string Name?
+system.sparseInfo = *system.clientInfo ClientInfo; []string ClientErrors
 system.versionInfo = system.clientVersion Client; *types.Version Server
 types.ComponentVersion = string Name Version; map[string]string Details
 types.Version = types.VersionPlatform Platform; []types.ComponentVersion Components; string Version
  APIVersion>ApiVersion MinAPIVersion? GitCommit GoVersion Os Arch KernelVersion?; bool Experimental?; string BuildTime?
 types.VersionPlatform = string Name
 units.Ulimit = string Name; int64 Hard Soft
-v1.Descriptor = string MediaType>mediaType; digest.Digest Digest>digest; int64 Size>size; []string URLs>urls?;
- map[string]string Annotations>annotations?; []uint8 Data>data?; *v1.Platform Platform>platform?; string
- ArtifactType>artifactType?
 v1.DockerOCIImageConfig = v1.ImageConfig +ImageConfig; v1.DockerOCIImageConfigExt +DockerOCIImageConfigExt
 v1.DockerOCIImageConfigExt = *v1.HealthcheckConfig Healthcheck?; []string OnBuild? Shell?
 v1.HealthcheckConfig = []string Test?; time.Duration Interval? Timeout? StartPeriod? StartInterval?; int Retries?
 v1.ImageConfig = string User?; map[string]none ExposedPorts?; []string Env? Entrypoint? Cmd?; map[string]none Volumes?;
  string WorkingDir?; map[string]string Labels?; string StopSignal?; bool ArgsEscaped?
-v1.Platform = string Architecture>architecture OS>os OSVersion>os.version?; []string OSFeatures>os.features?; string
- Variant>variant?
 volume.UsageData = int64 RefCount Size
-volume.Volume = any ClusterVolume?; string CreatedAt? Driver; map[string]string Labels; string Mountpoint Name;
+volume.Volume = *any ClusterVolume?; string CreatedAt? Driver; map[string]string Labels; string Mountpoint Name;
  map[string]string Options; string Scope; map[string]any Status?; *volume.UsageData UsageData?
 container.NetworkMode nat.Port container.RestartPolicyMode container.CgroupnsMode container.IpcMode container.CgroupSpec
- container.PidMode container.UTSMode container.UsernsMode container.Isolation mount.Type mount.Consistency
- mount.Propagation digest.Digest registry.NetIPNet swarm.LocalNodeState events.Type events.Action = string
+ container.PidMode container.UTSMode container.UsernsMode container.Isolation mount.Type mount.Propagation
+ swarm.LocalNodeState events.Type events.Action = string
 nat.PortMap = map[nat.Port][]nat.PortBinding
 strslice.StrSlice = []string
-fs.FileMode = int
 nat.PortSet = map[nat.Port]none
-manager.Plugin = any
 formatter.SubHeaderContext = map[string]string
 """
 _TYPES = {}
@@ -1845,20 +1581,16 @@ _TYPES = {}
 
 def _go_types():
     """GO_TYPES as {type: its definition, or {field: (JSON name, whether it is left out when empty, type)}}."""
-    if not _TYPES:
-        text = re.sub(r"\bany\b", "interface {}", GO_TYPES.strip().replace("\n ", " "))
-        for line in text.replace("]none", "]struct {}").split("\n"):
-            names, _, definition = line.partition(" = ")
-            groups = [_read_fields(group) for group in definition.split("; ")]
-            for name in names.split():
-                _TYPES[name] = dict(field for group in groups for field in group) or definition
+    for line in [] if _TYPES else GO_TYPES.strip().replace("\n ", " ").split("\n"):
+        names, _, definition = re.sub(r"\bany\b", "interface {}", line.replace("]none", "]struct {}")).partition(" = ")
+        fields = {}
+        for group in definition.split("; "):
+            type_name, *words = re.split(r" (?!\{)", group)
+            for word in words:
+                name, _, key = word.strip("+?").partition(">")
+                fields[name] = "+" if word[0] == "+" else key or name, word[-1] == "?", type_name
+        _TYPES.update((name, fields or definition) for name in names.split())
     return _TYPES
-
-
-def _read_fields(group):
-    type_name, *fields = re.split(r" (?!\{)", group)
-    return [(re.sub("[+?]|>.*", "", field), ("+" if field[0] == "+" else field.rstrip("?").rpartition(">")[2],
-                                            field[-1] == "?", type_name)) for field in fields]
 
 
 # ======================================================================================================================
@@ -5130,12 +4862,16 @@ class Cli:
         """The line that ends what a prune prints."""
         self.print("Total reclaimed space: " + format_size(size))
 
-    def template(self, text: str, name: str = "") -> Template:
-        """A parsed template; one that makes no sense ends the command with status 64."""
+    def template(self, text: str, name: str = "", example: Value = None,
+                 complaint: str = "template parsing error") -> Template:
+        """A parsed template; one that makes no sense, or fails on the example, ends the command with status 64."""
         try:
-            return Template(text, name)
+            template = Template(text, name)
+            if example:
+                template.execute(example)
+            return template
         except TemplateError as error:
-            raise StatusError("template parsing error: %s" % error, 64)
+            raise StatusError("%s: %s" % (complaint, error), 64)
 
     def inspect(self, names, format_text: str, get, kind: str = "") -> None:
         """Print the objects that `get(name)` gives as JSON text; go on after a failure.
@@ -7106,6 +6842,7 @@ class SystemCommands(Cli):
         opts = self.parse(args, "", 0, '''
             -f, --format string   how to print: "json" or a Go template''')
         failure = server = None
+        template = self._object_template(opts.format, "version") if opts.format else None
         client = self.client            # an endpoint that makes no sense ends it here
         try:
             server = client.version()
@@ -7114,7 +6851,11 @@ class SystemCommands(Cli):
         about = self._client_version()
         if opts.format:
             value = {"Client": about, "Server": server and _with_components(server)}
-            self._show_object(Value("system.versionInfo", value), opts.format, "version")
+            try:
+                self._show_object(Value("system.versionInfo", value), template)
+            except TemplateError:
+                if not failure:
+                    raise
         else:
             self.write(_version_text(about, server))
         if failure:
@@ -7132,8 +6873,10 @@ class SystemCommands(Cli):
             "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT,
         }
 
-    def _show_object(self, value, format_text, name=""):
-        template = self.template("{{json .}}" if format_text == "json" else format_text, name)
+    def _object_template(self, format_text, name=""):
+        return self.template("{{json .}}" if format_text == "json" else format_text, name)
+
+    def _show_object(self, value, template):
         try:
             self.print(template.execute(value))
         except TemplateError as error:
@@ -7148,9 +6891,7 @@ class SystemCommands(Cli):
                   "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT, "Debug": self.debug,
                   "Plugins": [], "Warnings": None}
         if opts.format:
-            info = self.client.info()
-            info["ClientInfo"] = client
-            return self._show_object(Value("system.dockerInfo", info), opts.format)
+            return self._show_info({"ClientInfo": client}, opts.format)
         self.write("Client: pydock %s\n Version:    %s\n Context:    %s\n Debug Mode: %s\n\nServer:\n" % (
             __version__, DOCKER_LEVEL, client["Context"], "true" if self.debug else "false"))
         try:
@@ -7257,6 +6998,24 @@ class SystemCommands(Cli):
         what = "all build cache" if opts.all else "all dangling build cache"
         if opts.force or self.confirm("WARNING! This will remove %s. Are you sure you want to continue?" % what):
             self.show_reclaimed(self.prune("caches", _filter_map(opts.filter), opts.all, opts.keep_storage or 0))
+
+    def _show_info(self, info, format_text):
+        """Show what a template makes of the client's part and, if it needs it, of the engine's; faults are in it, too."""
+        failure, asks = None, not re.search(r"\.[a-zA-Z]", format_text)
+        try:
+            Template(format_text).execute(Value("system.sparseInfo", info))
+        except TemplateError:
+            asks = True
+        try:
+            info.update(self.client.info() if asks else {})
+        except ApiError as error:
+            info["ServerErrors"] = [str(error)]
+            self.warn(str(error))
+        except DockerError as error:
+            failure = error
+        self._show_object(Value("system.dockerInfo", info), self._object_template(format_text))
+        if failure:
+            raise failure
 
     def cmd_system_dialstdio(self, *args):
         """Connect the input and output with the engine, for a client at the other end of an ssh session."""

@@ -2232,6 +2232,617 @@ class LibraryTest(CliCase):
         self.assertNotIn(basic("me", "secret-word"), done.stderr)
 
 
+class TemplateTest(CliCase):
+    """Go templates: each line of the table tells what docker 28.2.2 prints for a template, on the same canned data."""
+
+    #: of what a line of the table begins with: the command, with TEMPLATE for the template
+    COMMANDS = {"c": "container inspect -f TEMPLATE c1", "d": "container inspect -f TEMPLATE c2",
+                "i": "image inspect -f TEMPLATE i", "n": "inspect --type network -f TEMPLATE n",
+                "v": "inspect --type volume -f TEMPLATE v", "p": "ps --format TEMPLATE", "m": "images --format TEMPLATE",
+                "s": "search --format TEMPLATE x", "o": "info -f TEMPLATE", "e": "version -f TEMPLATE"}
+
+    CONTAINER = {
+        "Id": "abc123", "Name": "/web", "Created": "2024-01-02T03:04:05.123Z", "RestartCount": 2, "SizeRw": 1234,
+        "Args": ["-c", "x y"],
+        "State": {"Status": "running", "Running": True, "Pid": 42, "ExitCode": 0, "Health": {
+            "Status": "healthy", "FailingStreak": 0, "Log": [{
+                "Start": "2024-01-02T03:04:05.5+02:00", "End": "2024-01-02T03:04:06Z", "ExitCode": 0, "Output": "ok"}]}},
+        "Config": {"Hostname": "h", "Labels": {"b": "2", "a": "1", "x.y": "z"}, "Env": ["A=1", "B=<2>"], "Cmd": None,
+                   "ExposedPorts": {"80/tcp": {}}, "Entrypoint": ["sh", "-c"],
+                   "Healthcheck": {"Test": ["CMD", "true"], "Interval": 30000000000, "Timeout": 1500000000,
+                                   "StartPeriod": 90061500000000, "Retries": 3}},
+        "HostConfig": {"NetworkMode": "bridge", "Memory": 1024, "NanoCpus": 1500000000, "OomKillDisable": False,
+                       "RestartPolicy": {"Name": "always", "MaximumRetryCount": 0}, "Binds": ["/a:/b"],
+                       "PortBindings": {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}, "CpuShares": 512,
+                       "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m"}}, "Dns": ["1.1.1.1"],
+                       "Ulimits": [{"Name": "nofile", "Hard": 2, "Soft": 1}]},
+        "Mounts": [{"Type": "bind", "Source": "/a", "Destination": "/b", "RW": True},
+                   {"Type": "volume", "Name": "v", "Destination": "/c"}],
+        "NetworkSettings": {"Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "90/udp": None},
+                            "Networks": {"bridge": {"IPAddress": "172.17.0.2"}}, "IPAddress": "172.17.0.2"},
+        "Extra": {"n": None, "i": 5, "f": 1.5, "big": 12345678901234567890, "s": "a&<b>", "l": [1, "x", None, True, [2]],
+                  "m": {"z": 1, "a": {"q": None}}, "e": "", "b": False, "u": "h\u00e9llo"}}
+    IMAGE = {
+        "Id": "sha256:" + "b" * 64, "RepoTags": ["busybox:latest", "x:1"], "RepoDigests": [], "Size": 1234567,
+        "Created": "2024-01-02T03:04:05Z", "Architecture": "amd64", "Os": "linux",
+        "Config": {"Cmd": ["sh"], "Env": None, "Labels": {"k": "v"}, "Healthcheck": {"Interval": 1500000}},
+        "RootFS": {"Type": "layers", "Layers": ["sha256:1", "sha256:2"]},
+        "GraphDriver": {"Name": "overlay2", "Data": {"WorkDir": "/w"}}, "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"}}
+    NETWORK = {
+        "Name": "n", "Id": "e" * 64, "Created": "2024-01-02T03:04:05.678900Z", "Scope": "local", "Driver": "bridge",
+        "EnableIPv6": False, "Labels": {"a": "<1>"}, "Options": {},
+        "IPAM": {"Driver": "default", "Options": None, "Config": [{"Subnet": "10.0.0.0/24", "Gateway": "10.0.0.1"}]},
+        "Containers": {"abc": {"Name": "web", "IPv4Address": "10.0.0.2/24"}}}
+    VOLUME = {"Name": "v", "Driver": "local", "Mountpoint": "/m", "Scope": "local", "Labels": None, "Options": {"o": "bind"},
+              "CreatedAt": "2024-01-02T03:04:05Z", "UsageData": {"Size": 5, "RefCount": 1}}
+    CONTAINERS = [
+        {"Id": "a" * 64, "Names": ["/web", "/x/db"], "Image": "busybox:latest", "ImageID": "sha256:" + "b" * 64,
+         "Command": "sh -c '<x>'", "Created": 1700000000, "State": "running", "Status": "Up 1 second", "SizeRw": 5000,
+         "Ports": [{"PrivatePort": 80, "PublicPort": 8080, "Type": "tcp", "IP": "0.0.0.0"}],
+         "Labels": {"a": "1", "x.y": "z"}, "NetworkSettings": {"Networks": {"host": {}}}, "Mounts": []},
+        {"Id": "c" * 64, "Names": ["/two"], "Image": "img", "ImageID": "sha256:" + "d" * 64, "Command": "true",
+         "Created": 1700000000, "Ports": [], "Labels": {}, "State": "exited", "Status": "Exited (0)",
+         "NetworkSettings": {"Networks": {}}, "Mounts": []}]
+    IMAGES = [{"Id": "sha256:" + "b" * 64, "RepoTags": ["busybox:latest"], "RepoDigests": ["busybox@sha256:" + "e" * 64],
+               "Created": 1700000000, "Size": 1234567, "SharedSize": -1, "Containers": -1, "Labels": None}]
+    FOUND = [{"name": "a/b", "description": "d<>", "star_count": 5, "is_official": True},
+             {"name": "c", "description": "", "star_count": 0, "is_official": False}]
+    INFO = {"ID": "abc", "NCPU": 4, "Name": "h", "ServerVersion": "28", "DriverStatus": [["a", "b"], ["c", "d"]],
+            "Runtimes": {"runc": {"path": "runc"}}, "Swarm": {}, "Labels": []}
+    VERSION = {"Version": "28.0", "ApiVersion": "1.41", "MinAPIVersion": "1.24", "Os": "linux", "Arch": "amd64",
+               "Components": [{"Name": "Engine", "Version": "28.0", "Details": {"ApiVersion": "1.41"}}]}
+
+    def setUp(self):
+        super().setUp()
+        paths = {"/containers/c1/json": self.CONTAINER, "/containers/c2/json": {"Id": "d" * 8, "Name": "/two", "State": None},
+                 "/images/i/json": self.IMAGE, "/networks/n": self.NETWORK, "/volumes/v": self.VOLUME, "/info": self.INFO,
+                 "/containers/json": self.CONTAINERS, "/images/json": self.IMAGES, "/images/search": self.FOUND,
+                 "/version": self.VERSION}
+        self.engine = self.start(ScriptedEngine(*[("GET", path, answer(200, body)) for path, body in paths.items()]))
+        self.host = self.engine.host
+
+    #: command, template, => what is printed; ! and the status and complaint, ~ for "template parsing error: template: "
+    TABLE = r"""
+        c {{.Id}} {{.ID}} {{.Created}} {{.RestartCount}} => ¶!1 ~:1:10: executing "" at <.ID>: map has no entry for key "ID"
+        c {{range .State.Health.Log}}{{.Start}} {{.End}} {{.Output}}{{end}} => 2024-01-02 03:04:05.5 +0200 +0200 2024-01-02 03:04:06 +0000 UTC ok
+        c {{json .State.Health}} => {"Status":"healthy","FailingStreak":0,"Log":[{"Start":"2024-01-02T03:04:05.5+02:00","End":"2024-01-02T03:04:06Z","ExitCode":0,"Output":"ok"}]}
+        c {{with .State.Health}}{{.Status}}{{end}} => healthy
+        c {{.HostConfig.RestartPolicy}} {{.HostConfig.RestartPolicy.Name}} => {always 0} always
+        c {{json .HostConfig.RestartPolicy}} {{json .HostConfig.LogConfig}} => {"Name":"always","MaximumRetryCount":0} {"Type":"json-file","Config":{"max-size":"1m"}}
+        c {{.HostConfig.OomKillDisable}} {{json .HostConfig.OomKillDisable}} {{.HostConfig.Init}} {{.HostConfig.PidsLimit}} => false false <nil> <nil>
+        c {{range .HostConfig.Ulimits}}{{.Name}}={{.Soft}}:{{.Hard}}{{end}} => nofile=1:2
+        c {{.HostConfig.DNS}} {{.HostConfig.CPUShares}} => [1.1.1.1] 512
+        c {{.HostConfig.Dns}} {{.HostConfig.CpuShares}} => [1.1.1.1] 512
+        c {{.HostConfig.NanoCPUs}} {{.HostConfig.Memory}} => 1500000000 1024
+        c {{.HostConfig.Resources.Memory}} => 1024
+        c {{.HostConfig.ConsoleSize}} {{index .HostConfig.ConsoleSize 1}} {{index .HostConfig.ConsoleSize 2}} => ¶!1 ~:1:13: executing "" at <.HostConfig.ConsoleSize>: map has no entry for key "ConsoleSize"
+        c {{.Config.Healthcheck}} {{.Config.Healthcheck.Interval}} => {[CMD true] 30s 1.5s 25h1m1.5s 0s 3} 30s
+        c {{.Config.Healthcheck.StartPeriod}} {{.Config.Healthcheck.StartInterval}} {{printf "%d %v %s %T" .Config.Healthcheck.Timeout .Config.Healthcheck.Timeout .Config.Healthcheck.Timeout .Config.Healthcheck.Timeout}} => 25h1m1.5s 0s 1500000000 1.5s 1.5s time.Duration
+        c {{json .Config.Healthcheck}} => {"Test":["CMD","true"],"Interval":30000000000,"Timeout":1500000000,"StartPeriod":90061500000000,"Retries":3}
+        c {{json .Mounts}} => [{"Type":"bind","Source":"/a","Destination":"/b","Mode":"","RW":true,"Propagation":""},{"Type":"volume","Name":"v","Source":"","Destination":"/c","Mode":"","RW":false,"Propagation":""}]
+        c {{printf "%T %T" .SizeRw .SizeRootFs}} => *int64 *int64
+        c {{.Config.Entrypoint}} {{join .Config.Entrypoint " "}} {{printf "%T" .Config.Entrypoint}} => [sh -c] sh -c strslice.StrSlice
+        c {{range $p, $conf := .NetworkSettings.Ports}}{{$p}} -> {{(index $conf 0).HostPort}} {{end}} => ¶!1 ~:1:58: executing "" at <index $conf 0>: error calling index: index of untyped nil
+        c {{(index (index .NetworkSettings.Ports "80/tcp") 0).HostPort}} => 8080
+        c {{index .NetworkSettings.Ports "80/tcp" 0}} => map[HostIp:0.0.0.0 HostPort:8080]
+        c {{index .NetworkSettings.Ports "81/tcp"}} {{len (index .NetworkSettings.Ports "81/tcp")}} => ¶!1 ~:1:44: executing "" at <len (index .NetworkSettings.Ports "81/tcp")>: error calling len: reflect: call of reflect.Value.Type on zero Value
+        c {{with index .NetworkSettings.Ports "80/tcp"}}{{range .}}{{.HostPort}}{{end}}{{end}} => 8080
+        c {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}} => 172.17.0.2
+        c {{.NetworkSettings.Networks.bridge.IPAddress}} {{.NetworkSettings.IPAddress}} => 172.17.0.2 172.17.0.2
+        c {{.NetworkSettings.Networks.foo.IPAddress}} => <no value>
+        c {{.NetworkSettings.Ports}} => map[80/tcp:[{0.0.0.0 8080}] 90/udp:[]]
+        c {{json .NetworkSettings.Ports}} => {"80/tcp":[{"HostIp":"0.0.0.0","HostPort":"8080"}],"90/udp":null}
+        c {{.NetworkSettings.IPAddress}} {{.NetworkSettings.Bridge}}|{{.NetworkSettings.SandboxID}} => 172.17.0.2 |
+        c {{range .Mounts}}{{.Type}} {{.Source}} {{.Destination}} {{.RW}};{{end}} => bind /a /b true;volume  /c false;
+        c {{(index .Mounts 0).Source}} {{index .Mounts 0}} => /a {bind  /a /b   true }
+        c {{len .Mounts}} {{len .Config.Labels}} {{len .Name}} => 2 3 4
+        c {{range .Mounts}}{{if eq .Type "volume"}}{{.Name}}{{end}}{{end}} => v
+        c {{range .Mounts}}{{if eq .Type "bind"}}{{continue}}{{end}}{{.Name}}{{end}} => v
+        c {{range .Config.Env}}{{.}}{{break}}{{end}} => A=1
+        c {{range .Config.Env}}{{println .}}{{end}} => A=1¶B=<2>¶
+        c {{range $i, $e := .Config.Env}}{{if $i}}, {{end}}{{$e}}{{end}} => A=1, B=<2>
+        c {{$first := true}}{{range .Config.Env}}{{if $first}}{{$first = false}}{{else}};{{end}}{{.}}{{end}} => A=1;B=<2>
+        c {{range $index, $value := .Config.Env}}{{if eq (index (split $value "=") 0) "B"}}{{range $i, $part := (split $value "=")}}{{if gt $i 0}}{{print $part}}{{end}}{{end}}{{end}}{{end}} => <2>
+        c {{.Config.Labels.missing}} {{index .Config.Labels "missing"}}| => <no value> |
+        c {{if .State.Running}}up{{else}}down{{end}} {{if .State.Paused}}p{{else if .State.Dead}}d{{else}}ok{{end}} => up ok
+        c {{if and .State.Running (eq .State.ExitCode 0)}}yes{{end}} {{if or .State.Paused .State.Dead}}x{{else}}no{{end}} {{not .State.Running}} => yes no false
+        c {{eq .State.Status "running"}} {{ne .State.Pid 42}} {{lt .State.Pid 50}} {{le .State.Pid 42}} {{gt .State.Pid 42}} {{ge .State.Pid 42}} => true false true true false true
+        c {{eq .State.Status "a" "running"}} {{eq .HostConfig.NetworkMode "bridge"}} {{eq .State.Pid 42.0}} => ¶!1 ~:1:77: executing "" at <eq .State.Pid 42.0>: error calling eq: incompatible types for comparison
+        c {{eq .State.Status 1}} => ¶!1 ~:1:2: executing "" at <eq .State.Status 1>: error calling eq: incompatible types for comparison
+        c {{lt .State.Pid "x"}} => true
+        c {{upper .HostConfig.NetworkMode}} => BRIDGE
+        c {{printf "%s" .HostConfig.NetworkMode | upper}} => BRIDGE
+        c {{slice .Name 1}} {{slice .Name 0 1}} {{slice .Name 1 20}} => ¶!1 ~:1:40: executing "" at <slice .Name 1 20>: error calling slice: index out of range: 20
+        c {{truncate .Name 2}} {{truncate .Name 20}} {{title .Name}} {{upper .Name}} {{lower "ABC"}} => /w /web /Web /WEB abc
+        c {{pad .Name 2 3}}|{{pad "" 2 3}}| =>   /web   ||
+        c {{join (split "a,b,c" ",") "-"}} {{split "abc" ""}} {{len (split "" ",")}} => a-b-c [a b c] 1
+        c {{.Name | printf "%s-%s" "x"}} {{.Name | len}} {{"a" | printf "%s%s" "b" | printf "[%s]"}} => x-/web 4 [ba]
+        c {{json "a<b>&\"c\u00e9"}} {{json 1.5}} {{json 1}} {{json true}} {{json nil}} => "a<b>&\"cé" 1.5 1 true null
+        c {{json .Config.Env}} {{json .Args}} {{json .Name}} => ["A=1","B=<2>"] ["-c","x y"] "/web"
+        c {{printf "%5d|%-5d|%05d|%+d|%x|%X|%o|%b|%c|%U|%q" 42 42 42 42 255 255 8 5 97 97 97}} =>    42|42   |00042|+42|ff|FF|10|101|a|U+0061|'a'
+        c {{printf "%8.3f|%-8.2f|%e|%g|%G|%6.1f" 3.14159 2.5 12345.678 0.00001 1e20 2.25}} =>    3.142|2.50    |1.234568e+04|1e-05|1E+20|   2.2
+        c {{printf "%s|%10s|%-10s|%.2s|%q|%x|%X|% x" "abc" "abc" "abc" "abc" "a\"b" "abc" "abc" "abc"}} => abc|       abc|abc       |ab|"a\"b"|616263|616263|61 62 63
+        c {{printf "%t|%v|%5t|%-6v|" true false true false}} => true|false| true|false |
+        c {{printf "%T %T %T %T %T %T" 1 1.5 "a" true 'a' nil}} => int float64 string bool int <nil>
+        c {{printf "%v %v %v" .Config.Env .Config.Labels .State.Pid}} => [A=1 B=<2>] map[a:1 b:2 x.y:z] 42
+        c {{printf "%+v" .HostConfig.RestartPolicy}} {{printf "%v" .HostConfig.RestartPolicy}} => {Name:always MaximumRetryCount:0} {always 0}
+        c {{printf "%+v" .Mounts}} => [{Type:bind Name: Source:/a Destination:/b Driver: Mode: RW:true Propagation:} {Type:volume Name:v Source: Destination:/c Driver: Mode: RW:false Propagation:}]
+        c {{printf "%d%%" 5}} {{printf "%%d"}} {{printf "%"}} {{printf "a%z" 1}} => 5% %d %!(NOVERB) a%!z(int=1)
+        c {{printf "%d" 1 "x" 2.5 nil}} => 1%!(EXTRA string=x, float64=2.5, <nil>)
+        c {{printf "%6d|%-6s|%06.2f|%x" -42 "é" -1.5 -255}} =>    -42|é     |-01.50|-ff
+        c {{printf "%d" .Config.Env}} {{printf "%q" .Config.Labels}} {{printf "%x" .Config.Env}} => [%!d(string=A=1) %!d(string=B=<2>)] map["a":"1" "b":"2" "x.y":"z"] [413d31 423d3c323e]
+        c {{printf "%s" .State.Pid}} {{printf "%d" .Name}} {{printf "%s" nil}} {{printf "%v" nil}} => %!s(int=42) %!d(string=/web) %!s(<nil>) <nil>
+        c {{printf "% d|% d" 5 -5}} {{printf "%+.2e" 12345.678}} {{printf "%v" 1e6}} {{printf "%v" 0.1}} {{printf "%v" 100000.0}} {{printf "%v" 1e-5}} {{printf "%v" 123456.789}} =>  5|-5 +1.23e+04 1e+06 0.1 100000 1e-05 123456.789
+        c {{print "a" 1 2 "b"}} {{print 1 2}} {{print "a" "b"}} {{print true false}} {{print nil 1}} {{print}}| => a1 2b 1 2 ab true false <nil> 1 |
+        c {{println "a" 1}}{{println}}| => a 1¶¶|
+        c {{html .Config.Env}} {{js "a'b\"c\\d\n<"}} {{urlquery "a b" "c/d?é"}} {{html "a" 1 2}} => [A=1 B=&lt;2&gt;] a\'b\"c\\d\u000A\u003C a+bc%2Fd%3F%C3%A9 a1 2
+        c {{and 1 0 2}} {{or 0 "" 3}} {{and true}} {{or false}} {{not ""}} {{not "a"}} {{and .State .Name}} => 0 3 true false true false /web
+        c {{len "héé"}} {{index "abc" 0}} {{slice "abc" 1 2}} {{slice "héllo" 0 2 | len}} => 5 97 b 2
+        c {{0x10}} {{0o17}} {{0b101}} {{1_000}} {{'a'}} {{'\n'}} {{'\''}} {{'é'}} {{1.5}} {{.5}} {{1e3}} {{-3}} {{+3}} {{1e100}} => 16 15 5 1000 97 10 39 233 1.5 0.5 1000 -3 3 1e+100
+        c {{"a\tb\\\x41\u00e9\U0001F600\101"}} {{`raw\n"x"`}} {{"\"q\""}} => a	b\Aé😀A raw\n"x" "q"
+        c {{true}} {{false}} {{(1)}} {{(print 1 2)}} {{((1))}} {{1.0}} {{100000000.0}} {{1e20}} {{1e21}} => true false 1 1 2 1 1 1e+08 1e+20 1e+21
+        c a {{- 1 -}} b {{2 -}} c {{- 3}} d {{- /* x */ -}} e {{/* y */}} f => a1b 2c3 de  f
+        c {{- .Name -}} => /web
+        c {{.Name}} {{`a`}}{{/*x*/}} => /web a
+        c {{$x := 5}}{{$x}} {{$x = 6}}{{$x}} {{if true}}{{$x = 7}}{{$y := 1}}{{end}}{{$x}} => 5 6 7
+        c {{$x := "a"}}{{range .Config.Env}}{{$x := .}}{{$x}}{{end}}{{$x}} => A=1B=<2>a
+        c {{with $s := .State}}{{$s.Status}} {{.Pid}} {{$.Name}}{{end}} => running 42 /web
+        c {{with .Config.Cmd}}x{{else}}none{{end}} {{with 0}}x{{else with "y"}}{{.}}{{else}}z{{end}} {{with ""}}{{else with 0}}{{else}}z{{end}} => none y z
+        c {{range $i := .Config.Env}}{{$i}};{{end}} {{range 3}}{{.}}{{end}} {{range $i := 3}}{{$i}}{{end}} {{range 0}}x{{else}}e{{end}} {{range .Config.Cmd}}x{{else}}e{{end}} => A=1;B=<2>; 012 012 e e
+        c {{range 5}}{{if eq . 1}}{{continue}}{{end}}{{if eq . 3}}{{break}}{{end}}{{.}}{{end}} => 02
+        c {{range $k, $v := .Extra.m}}{{$k}}{{end}} => az
+        c {{define "t"}}<{{.}}>{{end}}{{template "t" .Name}}{{template "t" 5}}{{template "t"}}{{template "t" nil}} => ¶!1 ~:1:99: executing "" at <nil>: nil is not a command
+        c {{define "t"}}{{$}}{{end}}{{with .State}}{{template "t" .Pid}}{{end}} => 42
+        c {{block "b" .State}}{{.Status}}{{end}} {{define "c"}}{{template "d" .}}{{end}}{{define "d"}}[{{.}}]{{end}}{{template "c" 1}} => running [1]
+        c {{define "r"}}{{if gt . 0}}{{.}}{{template "r" (slice "abc" 0 .| len | printf "%d" | len | eq 0)}}{{end}}{{end}}{{template "r" 2}} => ¶!1 ~:1:19: executing "r" at <gt . 0>: error calling gt: incompatible types for comparison
+        c {{index .Config.Env 0}} {{index .Config.Env 0 0}} {{index .Config.Env -1}} => ¶!1 ~:1:52: executing "" at <index .Config.Env -1>: error calling index: index out of range: -1
+        c {{index .Config.Env}} {{index .Config.Labels "a" 0}} => [A=1 B=<2>] 49
+        c {{slice .Config.Env 0 1}} {{slice .Config.Env}} {{slice .Config.Env 0 1 2}} {{slice .Config.Env 0 3}} => ¶!1 ~:1:78: executing "" at <slice .Config.Env 0 3>: error calling slice: index out of range: 3
+        c {{.State.Pid.Foo}} => ¶!1 ~:1:8: executing "" at <.State.Pid.Foo>: can't evaluate field Foo in type interface {}
+        c {{.Name.Foo}} => ¶!1 ~:1:7: executing "" at <.Name.Foo>: can't evaluate field Foo in type interface {}
+        c {{.Mounts.Foo}} => ¶!1 ~:1:9: executing "" at <.Mounts.Foo>: can't evaluate field Foo in type interface {}
+        c {{.Config.Env.Foo}} => ¶!1 ~:1:9: executing "" at <.Config.Env.Foo>: can't evaluate field Foo in type interface {}
+        c {{range .Mounts}}{{.Foo}}{{end}} => ¶!1 ~:1:19: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{range .Mounts}}{{.Foo.Bar}}{{end}} => ¶!1 ~:1:23: executing "" at <.Foo.Bar>: map has no entry for key "Foo"
+        c {{with .State}}{{.Foo}}{{end}} => ¶!1 ~:1:17: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{$.Foo}} => ¶!1 ~:1:3: executing "" at <$.Foo>: map has no entry for key "Foo"
+        c {{$x := .State}}{{$x.Foo}} => ¶!1 ~:1:20: executing "" at <$x.Foo>: map has no entry for key "Foo"
+        c {{.Extra.i.x}}  => ¶!1 ~:1:8: executing "" at <.Extra.i.x>: can't evaluate field x in type interface {}
+        c {{.Extra.l.x}} => ¶!1 ~:1:8: executing "" at <.Extra.l.x>: can't evaluate field x in type interface {}
+        c {{.Extra.m.a.q}} {{.Extra.m.a.q.r}} => ¶!1 ~:1:25: executing "" at <.Extra.m.a.q.r>: nil pointer evaluating interface {}.r
+        c {{.Extra.m.a}} {{.Extra.m.zz}} => ¶!1 ~:1:23: executing "" at <.Extra.m.zz>: map has no entry for key "zz"
+        c {{range .Extra.l}}{{.}},{{end}} => 1,x,<no value>,true,[2],
+        c {{range .Extra.l}}{{printf "%T" .}},{{end}} => json.Number,string,<nil>,bool,[]interface {},
+        c {{json .Extra.l}} {{json .Extra.big}} {{.Extra.big}} {{.Extra.f}} {{json .Extra.s}} {{.Extra.u}} => [1,"x",null,true,[2]] 12345678901234567890 12345678901234567890 1.5 "a&<b>" héllo
+        c {{len .Extra.l}} {{len .Extra.u}} {{index .Extra.l 1}} {{index .Extra.l 4 0}} {{index .Extra.m "a" "q"}} => 5 6 x 2 <no value>
+        c {{eq .Extra.s "a&<b>"}} {{eq .Extra.b false}} {{eq .Extra.n nil}} {{if .Extra.e}}x{{else}}empty{{end}} {{if .Extra.i}}y{{end}} {{not .Extra.l}} => true true true empty y false
+        c {{eq .Extra.i "5"}} {{.Extra.i | printf "%s"}} {{printf "%v %q" .Extra.i .Extra.f}} => true 5 5 "1.5"
+        c {{lower .Extra.s}} {{split .Extra.s "&"}} {{upper .Extra.i}} => ¶!1 ~:1:56: executing "" at <.Extra.i>: wrong type for value; expected string; got json.Number
+        c {{upper nil}} => ¶!1 ~:1:8: executing "" at <nil>: cannot assign nil to string
+        c {{upper true}} => ¶!1 ~:1:8: executing "" at <true>: expected string; found true
+        c {{upper .Extra.n}} => ¶!1 ~:1:14: executing "" at <.Extra.n>: wrong type for value; expected string; got interface {}
+        c {{upper .Foo}} => ¶!1 ~:1:8: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{truncate "abc" "x"}} => ¶!1 ~:1:17: executing "" at <"x">: expected integer; found "x"
+        c {{truncate "abc" 1.5}} => ¶!1 ~:1:17: executing "" at <1.5>: expected integer; found 1.5
+        c {{truncate "abc" .State.Pid}} {{truncate "abc" .Name}} => ¶!1 ~:1:23: executing "" at <.State.Pid>: wrong type for value; expected int; got json.Number
+        c {{pad "x" 1}} => ¶!1 ~:1:2: executing "" at <pad>: wrong number of args for pad: want 3 got 2
+        c {{upper}} => ¶!1 ~:1:2: executing "" at <upper>: wrong number of args for upper: want 1 got 0
+        c {{upper "a" "b"}} => ¶!1 ~:1:2: executing "" at <upper>: wrong number of args for upper: want 1 got 2
+        c {{json}} => ¶!1 ~:1:2: executing "" at <json>: wrong number of args for json: want 1 got 0
+        c {{json 1 2}} => ¶!1 ~:1:2: executing "" at <json>: wrong number of args for json: want 1 got 2
+        c {{len}} => ¶!1 ~:1:2: executing "" at <len>: wrong number of args for len: want 1 got 0
+        c {{index}} => ¶!1 ~:1:2: executing "" at <index>: wrong number of args for index: want at least 1 got 0
+        c {{eq}} => ¶!1 ~:1:2: executing "" at <eq>: wrong number of args for eq: want at least 1 got 0
+        c {{ne 1 2 3}} => ¶!1 ~:1:2: executing "" at <ne>: wrong number of args for ne: want 2 got 3
+        c {{lt 1}} => ¶!1 ~:1:2: executing "" at <lt>: wrong number of args for lt: want 2 got 1
+        c {{split "a"}} => ¶!1 ~:1:2: executing "" at <split>: wrong number of args for split: want 2 got 1
+        c {{join "a" ","}} => ¶!1 ~:1:7: executing "" at <"a">: can't handle "a" for arg of type []string
+        c {{join nil ","}} =>
+        c {{printf}} => ¶!1 ~:1:2: executing "" at <printf>: wrong number of args for printf: want at least 1 got 0
+        c {{printf nil}} => ¶!1 ~:1:9: executing "" at <nil>: cannot assign nil to string
+        c {{printf .State}} => ¶!1 ~:1:9: executing "" at <.State>: wrong type for value; expected string; got map[string]interface {}
+        c {{print .State.Health.Foo}} => ¶!1 ~:1:14: executing "" at <.State.Health.Foo>: map has no entry for key "Foo"
+        c {{if .Foo}}x{{end}} => ¶!1 ~:1:5: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{range .Foo}}x{{end}} => ¶!1 ~:1:8: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{with .Foo}}x{{end}} => ¶!1 ~:1:7: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{if eq .Foo "x"}}x{{end}} => ¶!1 ~:1:8: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{range .State}}x{{end}} => xxxxx
+        c {{range .Name}}x{{end}} => ¶!1 ~:1:8: executing "" at <.Name>: range can't iterate over /web
+        c {{range .State.Pid}}x{{end}} => xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
+        c {{template "none"}} => ¶!1 ~:1:11: executing "" at <{{template "none"}}>: template "none" not defined
+        c a{{template "none" .}} => ¶!1 ~:1:12: executing "" at <{{template "none" .}}>: template "none" not defined
+        c {{.Name 1}} => ¶!1 ~:1:2: executing "" at <.Name>: Name is not a method but has arguments
+        c {{.State.Pid 1}} => ¶!1 ~:1:8: executing "" at <.State.Pid>: Pid is not a method but has arguments
+        c {{.Name | .State}} => ¶!1 ~:1:10: executing "" at <.State>: State is not a method but has arguments
+        c {{$x := 1}}{{$x 2}} => ¶!1 ~:1:13: executing "" at <$x>: can't give argument to non-function $x
+        c {{1 2}} => ¶!1 ~:1:2: executing "" at <1>: can't give argument to non-function 1
+        c {{"x" 1}} => ¶!1 ~:1:2: executing "" at <"x">: can't give argument to non-function "x"
+        c {{true 1}} => ¶!1 ~:1:2: executing "" at <true>: can't give argument to non-function true
+        c {{nil}} => ¶!1 ~:1:2: executing "" at <nil>: nil is not a command
+        c {{nil 1}} => ¶!1 ~:1:2: executing "" at <nil>: can't give argument to non-function nil
+        c {{. 1}} => ¶!1 ~:1:2: executing "" at <.>: can't give argument to non-function .
+        c {{(1) 2}} => ¶!1 ~:1:2: executing "" at <(1) 2>: can't give argument to non-function 1
+        c {{.Name.}} => !64 ~:1: unexpected <.> in operand
+        c {{..}} => !64 ~:1: unexpected <.> in operand
+        c {{.Name..Foo}} => !64 ~:1: unexpected <.> in operand
+        c {{5.Foo}} => !64 ~:1: bad number syntax: "5.F"
+        c {{nil.Foo}} => !64 ~:1: unexpected . after term "nil"
+        c {{true.Foo}} => !64 ~:1: unexpected . after term "true"
+        c {{"a".Foo}} => !64 ~:1: unexpected . after term "\"a\""
+        c {{(nil).Foo}} => ¶!1 ~:1:3: executing "" at <nil>: nil is not a command
+        c {{("a").Foo}} => ¶!1 ~:1:3: executing "" at <"a">: can't evaluate field Foo in type string
+        c {{foo}} => !64 ~:1: function "foo" not defined
+        c {{.Name | foo}} => !64 ~:1: function "foo" not defined
+        c {{foo .}} => !64 ~:1: function "foo" not defined
+        c {{if foo}}{{end}} => !64 ~:1: function "foo" not defined
+        c {{ => !64 ~:1: unclosed action
+        c {{.Name => !64 ~:1: unclosed action
+        c {{.Name} => !64 ~:1: bad character U+007D '}'
+        c {{.Name } => !64 ~:1: unexpected "}" in operand
+        c {{.Name}}} => /web}
+        c {{.Name }} }} => /web }}
+        c {{{.Name}}} => !64 ~:1: unexpected "{" in command
+        c {{"abc}} => !64 ~:1: unterminated quoted string
+        c {{'a}} => !64 ~:1: unterminated character constant
+        c {{`abc}} => !64 ~:1: unterminated raw quoted string
+        c {{''}} => !64 ~:1: invalid syntax
+        c {{'ab'}} => !64 ~:1: malformed character constant: 'ab'
+        c {{"\q"}} => !64 ~:1: invalid syntax
+        c {{'\q'}} => !64 ~:1: invalid syntax
+        c {{"\xZZ"}} => !64 ~:1: invalid syntax
+        c {{"\400"}} => !64 ~:1: invalid syntax
+        c {{99999999999999999999}} => !64 ~:1: integer overflow: "99999999999999999999"
+        c {{1a}} => !64 ~:1: bad number syntax: "1a"
+        c {{0x}} => !64 ~:1: illegal number syntax: "0x"
+        c {{0xg}} => !64 ~:1: bad number syntax: "0xg"
+        c {{1__0}} => !64 ~:1: illegal number syntax: "1__0"
+        c {{1.2.3}} => !64 ~:1: unexpected ".3" in operand
+        c {{-}} => !64 ~:1: illegal number syntax: "-"
+        c {{+}} => !64 ~:1: illegal number syntax: "+"
+        c {{-a}} => !64 ~:1: bad number syntax: "-a"
+        c {{1e}} => !64 ~:1: illegal number syntax: "1e"
+        c {{.Name&}} => !64 ~:1: bad character U+0026 '&'
+        c {{&}} => !64 ~:1: unexpected "&" in command
+        c {{.Name, .Id}} => !64 ~:1: unexpected "," in operand
+        c {{é}} => !64 ~:1: function "é" not defined
+        c {{.é}} => ¶!1 ~:1:2: executing "" at <.é>: map has no entry for key "é"
+        c {{☃}} => !64 ~:1: unrecognized character in action: U+2603 '☃'
+        c {{.A☃}} => !64 ~:1: bad character U+2603 '☃'
+        c {{a-b}} => !64 ~:1: bad character U+002D '-'
+        c {{.a-b}} => !64 ~:1: bad character U+002D '-'
+        c {{$}}{{$x}} => !64 ~:1: undefined variable "$x"
+        c {{$x.y}} => !64 ~:1: undefined variable "$x"
+        c {{$x := 1}}{{end}} => !64 ~:1: unexpected {{end}}
+        c {{$x := 1 2}} => ¶!1 ~:1:8: executing "" at <1>: can't give argument to non-function 1
+        c {{$x:=1}}{{$x}} => 1
+        c {{$x =1}} => ¶!1 ~:1:6: executing "" at <1>: undefined variable: $x
+        c {{$x: = 1}} => !64 ~:1: undefined variable "$x"
+        c {{$x :1}} => !64 ~:1: undefined variable "$x"
+        c {{:=}} => !64 ~:1: unexpected ":=" in command
+        c {{= 1}} => !64 ~:1: unexpected "=" in command
+        c {{1 := 2}} => !64 ~:1: unexpected ":=" in operand
+        c {{.Name := 1}} => !64 ~:1: unexpected ":=" in operand
+        c {{if}}{{end}} => !64 ~:1: missing value for if
+        c {{if true}} => !64 ~:1: unexpected EOF
+        c {{if true}}{{else}} => !64 ~:1: unexpected EOF
+        c {{if true}}{{else}}{{else}}{{end}} => !64 ~:1: expected end; found {{else}}
+        c {{if true}}{{else if}}{{end}} => !64 ~:1: missing value for if
+        c {{if true}}{{end}}{{end}} => !64 ~:1: unexpected {{end}}
+        c {{if true}}{{else foo}}{{end}} => !64 ~:1: unexpected "foo" in else
+        c {{if true}}{{end foo}} => !64 ~:1: unexpected "foo" in end
+        c {{else}} => !64 ~:1: unexpected {{else}}
+        c {{end}} => !64 ~:1: unexpected {{end}}
+        c {{else if true}} => !64 ~:1: unexpected {{else}}
+        c {{with}}{{end}} => !64 ~:1: missing value for with
+        c {{range}}{{end}} => !64 ~:1: missing value for range
+        c {{range $i, $j, $k := .X}}{{end}} => !64 ~:1: too many declarations in range
+        c {{range $i, $j .X}}{{end}} => !64 ~:1: undefined variable "$j"
+        c {{range $i,}}{{end}} => !64 ~:1: missing value for range
+        c {{range $i, 1}}{{end}} => !64 ~:1: range can only initialize variables
+        c {{if $i, $j := 1}}{{end}} => !64 ~:1: too many declarations in if
+        c {{break}} => !64 ~:1: {{break}} outside {{range}}
+        c {{continue}} => !64 ~:1: {{continue}} outside {{range}}
+        c {{if true}}{{break}}{{end}} => !64 ~:1: {{break}} outside {{range}}
+        c {{range .}}{{define "x"}}{{break}}{{end}}{{end}} => !64 ~:1: unexpected <define> in command
+        c {{range 1}}{{break 1}}{{end}} => !64 ~:1: unexpected "1" in {{break}}
+        c {{define}}{{end}} => !64 ~:1: unexpected "}}" in define clause
+        c {{define "x"}} => !64 ~:1: unexpected EOF
+        c {{define "x"}}{{else}}{{end}} => !64 ~:1: unexpected {{else}} in define clause
+        c {{define "x" 1}}{{end}} => !64 ~:1: unexpected "1" in define clause
+        c {{define x}}{{end}} => !64 ~:1: unexpected "x" in define clause
+        c {{define `x`}}a{{end}}{{template `x`}} => a
+        c {{if true}}{{define "x"}}{{end}}{{end}} => !64 ~:1: unexpected <define> in command
+        c {{define "x"}}a{{end}}{{define "x"}}b{{end}} => !64 ~:1: template: multiple definition of template "x"
+        c {{define "x"}}{{end}}{{define "x"}}b{{end}}{{template "x"}} => b
+        c {{template}} => !64 ~:1: unexpected "}}" in template clause
+        c {{template 1}} => !64 ~:1: unexpected "1" in template clause
+        c {{template "x" 1 2}} => ¶!1 ~:1:11: executing "" at <{{template "x" 1 2}}>: template "x" not defined
+        c {{template "x" |}} => !64 ~:1: unexpected "|" in template clause
+        c {{block "x"}}{{end}} => !64 ~:1: missing value for block clause
+        c {{block "x" .}} => !64 ~:1: unexpected EOF
+        c {{block "x" .}}{{else}}{{end}} => !64 ~:1: unexpected {{else}} in block clause
+        c {{block}}{{end}} => !64 ~:1: unexpected "}}" in block clause
+        c {{(1}} => !64 ~:1: unclosed left paren
+        c {{(1))}} => !64 ~:1: unexpected right paren
+        c {{()}} => !64 ~:1: missing value for parenthesized pipeline
+        c {{(}} => !64 ~:1: unclosed left paren
+        c {{)}} => !64 ~:1: unexpected right paren
+        c {{(.Name}} => !64 ~:1: unclosed left paren
+        c {{(.Name).Foo}} => ¶!1 ~:1:3: executing "" at <.Name>: can't evaluate field Foo in type string
+        c {{|}} => !64 ~:1: unexpected "|" in command
+        c {{.Name |}} => /web
+        c {{.Name ||}} => !64 ~:1: unexpected "|" in command
+        c {{.Name | | json}} => !64 ~:1: unexpected "|" in command
+        c {{| .Name}} => !64 ~:1: unexpected "|" in command
+        c {{.Name | 1}} => !64 ~:1: non executable command in pipeline stage 2
+        c {{.Name | .}} => !64 ~:1: non executable command in pipeline stage 2
+        c {{.Name | nil}} => !64 ~:1: non executable command in pipeline stage 2
+        c {{.Name | "x"}} => !64 ~:1: non executable command in pipeline stage 2
+        c {{.Name | true}} => !64 ~:1: non executable command in pipeline stage 2
+        c {{1 | json | 2}} => !64 ~:1: non executable command in pipeline stage 3
+        c {{/*}} => !64 ~:1: unclosed comment
+        c {{/* a */ }} => !64 ~:1: comment ends before closing delimiter
+        c {{/* a */ => !64 ~:1: comment ends before closing delimiter
+        c {{/**/}}x{{- /* b */}} => x
+        c {{ /* a */ }} => !64 ~:1: unexpected "/" in command
+        c {{-/* a */}} => !64 ~:1: illegal number syntax: "-"
+        c {{- -}} => !64 ~:1: illegal number syntax: "-"
+        c {{-}}x => !64 ~:1: illegal number syntax: "-"
+        c {{--}} => !64 ~:1: bad number syntax: "--"
+        c {{- 1}} => 1
+        c {{1 -}} x => 1x
+        c {{1-}} => !64 ~:1: bad number syntax: "1-"
+        c {{-1}} => -1
+        c a{{"\n"}}b => a¶b
+        c {{"a" -}}    {{- "b"}} => ab
+        c {{break}}{{foo}} => !64 ~:1: {{break}} outside {{range}}
+        c x\ty\nz => x\ty\nz
+        c ¶{{foo}} => !64 ~:2: function "foo" not defined
+        c ¶¶{{.Name}}¶{{.Foo}} => ¶!1 ~:4:2: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{if true}}¶{{end => !64 ~:2: unclosed action
+        c {{¶.Name¶}} => /web
+        c {{.Name¶}} {{foo => !64 ~:2: function "foo" not defined
+        d {{.Name}} {{.State}} => /two <nil>
+        d {{.State.Running}} => ¶!1 ~:1:8: executing "" at <.State.Running>: nil pointer evaluating interface {}.Running
+        d {{.Config.Labels}} => ¶!1 ~:1:9: executing "" at <.Config.Labels>: map has no entry for key "Config"
+        d {{.State.Health.Status}} => ¶!1 ~:1:8: executing "" at <.State.Health.Status>: nil pointer evaluating interface {}.Health
+        d {{json .State}} {{json .Config}} {{json .Mounts}} => null null null
+        d {{if .State}}x{{else}}no state{{end}} {{with .Config}}x{{else}}no config{{end}} {{range .Mounts}}x{{else}}no mounts{{end}} => no state no config no mounts
+        d {{.HostConfig.Foo}} => ¶!1 ~:1:13: executing "" at <.HostConfig.Foo>: map has no entry for key "HostConfig"
+        d {{.NetworkSettings.Ports}} => ¶!1 ~:1:18: executing "" at <.NetworkSettings.Ports>: map has no entry for key "NetworkSettings"
+        i {{.Id}} {{.ID}} {{.RepoTags}} {{.Created}} {{.Size}} {{.Os}}/{{.Architecture}} => ¶!1 ~:1:10: executing "" at <.ID>: map has no entry for key "ID"
+        i {{index .RepoTags 0}} {{join .RepoTags ","}} {{.RepoDigests}} {{len .RepoDigests}} => busybox:latest busybox:latest,x:1 [] 0
+        i {{.Config.Cmd}} {{.Config.Env}} {{.Config.Labels.k}} {{json .Config}} => [sh] [] v {"Cmd":["sh"],"Labels":{"k":"v"},"Healthcheck":{"Interval":1500000}}
+        i {{.Config.Healthcheck.Interval}} {{.Config.Healthcheck}} {{json .Config.Healthcheck}} => 1.5ms {[] 1.5ms 0s 0s 0s 0} {"Interval":1500000}
+        i {{.RootFS}} {{.RootFS.Layers}} {{json .RootFS}} {{len .RootFS.Layers}} => {layers [sha256:1 sha256:2]} [sha256:1 sha256:2] {"Type":"layers","Layers":["sha256:1","sha256:2"]} 2
+        i {{.GraphDriver}} {{json .GraphDriver}} {{.GraphDriver.Data.WorkDir}} => {map[WorkDir:/w] overlay2} {"Data":{"WorkDir":"/w"},"Name":"overlay2"} /w
+        i {{.Metadata}} {{.Metadata.LastTagTime}} {{json .Metadata}} => {0001-01-01 00:00:00 +0000 UTC} 0001-01-01 00:00:00 +0000 UTC {"LastTagTime":"0001-01-01T00:00:00Z"}
+        i {{.Config.ImageConfig.Cmd}} => [sh]
+        i {{.Parent}}|{{.Variant}}|{{.VirtualSize}} => ||0
+        i {{.Descriptor}} {{.Manifests}} {{json .Manifests}} => <nil> [] null
+        i {{.Foo}} => ¶!1 ~:1:2: executing "" at <.Foo>: map has no entry for key "Foo"
+        i {{.Config.Foo}} => ¶!1 ~:1:9: executing "" at <.Config.Foo>: map has no entry for key "Foo"
+        i {{.Config.Hostname}} => ¶!1 ~:1:9: executing "" at <.Config.Hostname>: map has no entry for key "Hostname"
+        n {{.Name}} {{.Id}} {{.ID}} {{.Created}} {{.Driver}} {{.EnableIPv6}} {{.Internal}} => ¶!1 ~:1:20: executing "" at <.ID>: map has no entry for key "ID"
+        n {{.IPAM}} {{json .IPAM}} {{range .IPAM.Config}}{{.Subnet}} {{.Gateway}}{{end}} => {default map[] [{10.0.0.0/24  10.0.0.1 map[]}]} {"Driver":"default","Options":null,"Config":[{"Subnet":"10.0.0.0/24","Gateway":"10.0.0.1"}]} 10.0.0.0/24 10.0.0.1
+        n {{(index .IPAM.Config 0).Gateway}} {{range $k, $v := .Containers}}{{$k}}={{$v.Name}}{{end}} => 10.0.0.1 abc=web
+        n {{.Labels}} {{json .Labels}} {{.Labels.a}} {{.Options}} {{.Containers}} => map[a:<1>] {"a":"<1>"} <1> map[] map[abc:{web   10.0.0.2/24 }]
+        n {{.Foo}} => ¶!1 ~:1:2: executing "" at <.Foo>: map has no entry for key "Foo"
+        n {{.ConfigFrom}} {{.ConfigFrom.Network}}|{{.Peers}} => {} |[]
+        v {{.Name}} {{.Driver}} {{.Mountpoint}} {{.Labels}} {{json .Labels}} {{.Options.o}} {{.CreatedAt}} => v local /m map[] null bind 2024-01-02T03:04:05Z
+        v {{.UsageData.Size}} {{.UsageData}} {{json .UsageData}} {{.Status}} {{.ClusterVolume}} => 5 {1 5} {"RefCount":1,"Size":5} map[] <nil>
+        v {{json .}} => {"CreatedAt":"2024-01-02T03:04:05Z","Driver":"local","Labels":null,"Mountpoint":"/m","Name":"v","Options":{"o":"bind"},"Scope":"local","UsageData":{"RefCount":1,"Size":5}}
+        v {{.Foo}} => ¶!1 ~:1:2: executing "" at <.Foo>: map has no entry for key "Foo"
+        p {{.ID}} => aaaaaaaaaaaa¶cccccccccccc
+        p {{.ID}}\t{{.Names}} => aaaaaaaaaaaa	web¶cccccccccccc	two
+        p  {{.Names}} {{.Image}} {{.Command}} => web busybox:latest "sh -c '<x>'"¶two img "true"
+        p {{.Ports}} {{.State}} {{.Status}} => 0.0.0.0:8080->80/tcp running Up 1 second¶ exited Exited (0)
+        p {{.Labels}} {{.Label "x.y"}} {{.Label "none"}}|{{.Label "a"}} => a=1,x.y=z z |1¶  |
+        p {{json .ID}} {{json .Labels}} {{json .Command}} {{json .Platform}} => "aaaaaaaaaaaa" "a=1,x.y=z" "\"sh -c '<x>'\"" null¶"cccccccccccc" "" "\"true\"" null
+        p {{.Platform}} => <nil>¶<nil>
+        p {{.Foo}} => !1 failed to execute template: template: :1:2: executing "" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext
+        p {{.ID.Foo}} => !1 failed to execute template: template: :1:5: executing "" at <.ID.Foo>: can't evaluate field Foo in type string
+        p {{.Label}} => !1 failed to execute template: template: :1:2: executing "" at <.Label>: wrong number of args for Label: want 1 got 0
+        p {{.Label 5}} => !1 failed to execute template: template: :1:9: executing "" at <5>: expected string; found 5
+        p {{.Label "a" "b"}} => !1 failed to execute template: template: :1:2: executing "" at <.Label>: wrong number of args for Label: want 1 got 2
+        p {{.ID "x"}} => !1 failed to execute template: template: :1:2: executing "" at <.ID>: wrong number of args for ID: want 0 got 1
+        p {{.ID | .Label}} => ¶
+        p {{"x.y" | .Label}} => z¶
+        p {{ => !1 failed to parse template: template: :1: unclosed action
+        p {{foo}} => !1 failed to parse template: template: :1: function "foo" not defined
+        p {{end}} => !1 failed to parse template: template: :1: unexpected {{end}}
+        p x{{if .ID}} => !1 failed to parse template: template: :1: unexpected EOF
+        p {{slice .ID 0 3}} => !1 failed to execute template: template: :1:2: executing "" at <slice .ID 0 3>: error calling slice: index out of range: 3
+        p {{if .ID}}{{slice .ID 0 3}}{{end}} => aaa¶ccc
+        p {{slice .Image 0 3}} => bus¶img
+        p {{upper .ID}} {{truncate .ID 3}} {{pad .ID 1 2}}| {{len .ID}} {{printf "%.3s" .ID}} => AAAAAAAAAAAA aaa  aaaaaaaaaaaa  | 12 aaa¶CCCCCCCCCCCC ccc  cccccccccccc  | 12 ccc
+        p {{if eq .State "running"}}{{.Names}}{{end}} => web¶
+        p {{with .Labels}}{{.}}{{else}}none{{end}} => a=1,x.y=z¶none
+        p {{range split .Labels ","}}[{{.}}]{{end}} => [a=1][x.y=z]¶[]
+        p {{println .ID}} => aaaaaaaaaaaa¶¶cccccccccccc¶
+        p table {{.ID}} => CONTAINER ID¶aaaaaaaaaaaa¶cccccccccccc
+        p table {{.ID}}\t{{.Names}}\t{{.State}} => CONTAINER ID   NAMES     STATE¶aaaaaaaaaaaa   web       running¶cccccccccccc   two       exited
+        p table{{.ID}} => CONTAINER ID¶aaaaaaaaaaaa¶cccccccccccc
+        p table  {{.ID}}  {{.Names}}  => CONTAINER ID  NAMES¶aaaaaaaaaaaa  web¶cccccccccccc  two
+        p table {{upper .ID}} {{lower .Names}} {{title .State}}\t{{json .Names}} {{truncate .ID 3}} => CONTAINER ID NAMES STATE   NAMES CONTAINER ID¶AAAAAAAAAAAA web Running   "web" aaa¶CCCCCCCCCCCC two Exited    "two" ccc
+        p table {{if eq .State "running"}}{{.ID}}{{end}} => ¶aaaaaaaaaaaa¶
+        p table {{.Foo}} => !1 failed to execute template: template: :1:8: executing "" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext
+        p table {{join .ID "x"}} => !1 failed to execute template: template: :1:13: executing "" at <.ID>: wrong type for value; expected []string; got string
+        p table {{.ID}}\n{{.Names}} => CONTAINER ID¶NAMES¶aaaaaaaaaaaa¶web¶cccccccccccc¶two
+        p table => CONTAINER ID   IMAGE            COMMAND         CREATED       STATUS        PORTS                  NAMES¶aaaaaaaaaaaa   busybox:latest   "sh -c '<x>'"   3 years ago   Up 1 second   0.0.0.0:8080->80/tcp   web¶cccccccccccc   img              "true"          3 years ago   Exited (0)                           two
+        p {{printf "%T" .}} {{printf "%T" .ID}} => *formatter.ContainerContext string¶*formatter.ContainerContext string
+        p {{index . "ID"}} => !1 failed to execute template: template: :1:2: executing "" at <index . "ID">: error calling index: can't index item of type formatter.ContainerContext
+        p {{len .}} => !1 failed to execute template: template: :1:2: executing "" at <len .>: error calling len: len of type formatter.ContainerContext
+        p {{json}} => !1 failed to execute template: template: :1:2: executing "" at <json>: wrong number of args for json: want 1 got 0
+        p {{/* nothing */}} => ¶
+        p json{{.ID}} => jsonaaaaaaaaaaaa¶jsoncccccccccccc
+        m {{.Repository}}:{{.Tag}} {{.ID}} {{.Size}} {{.VirtualSize}} {{.SharedSize}} {{.Containers}} => busybox:latest bbbbbbbbbbbb 1.23MB 1.235MB N/A N/A
+        m {{.Digest}} => sha256:eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee
+        m table {{.Repository}}\t{{.Tag}}\t{{.Size}} => REPOSITORY   TAG       SIZE¶busybox      latest    1.23MB
+        m {{.Names}} => !1 ~:1:2: executing "" at <.Names>: can't evaluate field Names in type *formatter.imageContext
+        m {{.Label "x"}} => !1 ~:1:2: executing "" at <.Label>: can't evaluate field Label in type *formatter.imageContext
+        m table {{.Foo}} => !1 ~:1:2: executing "" at <.Foo>: can't evaluate field Foo in type *formatter.imageContext
+        m {{ => !1 ~:1: unclosed action
+        m {{foo}} => !1 ~:1: function "foo" not defined
+        m {{json .Repository}} {{printf "%T" .}} => "busybox" *formatter.imageContext
+        m {{slice .ID 0 3}} => bbb
+        m table {{.ID | printf "%.4s"}} => IMAG¶bbbb
+        s {{json .}} => {"Description":"d\u003c\u003e","IsOfficial":"true","Name":"a/b","StarCount":"5"}¶{"Description":"","IsOfficial":"false","Name":"c","StarCount":"0"}
+        s {{json .IsOfficial}} => "[OK]"¶""
+        s {{json .}}{{.IsOfficial}} => {"Description":"d\u003c\u003e","IsOfficial":"true","Name":"a/b","StarCount":"5"}true¶{"Description":"","IsOfficial":"false","Name":"c","StarCount":"0"}false
+        s {{.IsOfficial}}{{json .}}{{.IsOfficial}} => [OK]{"Description":"d\u003c\u003e","IsOfficial":"true","Name":"a/b","StarCount":"5"}true¶{"Description":"","IsOfficial":"false","Name":"c","StarCount":"0"}false
+        s {{.Foo}} => !1 ~:1:2: executing "" at <.Foo>: can't evaluate field Foo in type *registry.searchContext
+        s {{ => !1 ~:1: unclosed action
+        s {{.IsAutomated}} => !1 ~:1:2: executing "" at <.IsAutomated>: can't evaluate field IsAutomated in type *registry.searchContext
+        o {{.ID}} {{.NCPU}} {{.Name}} => abc 4 h
+        o {{.Foo}} => ¶!1 template: :1:2: executing "" at <.Foo>: can't evaluate field Foo in type system.dockerInfo
+        o {{.NCPU}} {{.Foo}} => 4 ¶!1 template: :1:12: executing "" at <.Foo>: can't evaluate field Foo in type system.dockerInfo
+        o {{ => !64 ~:1: unclosed action
+        o {{foo}} => !64 ~:1: function "foo" not defined
+        o {{json .DriverStatus}} {{json .Runtimes}} {{json .Labels}} {{json .Plugins}} => [["a","b"],["c","d"]] {"runc":{"path":"runc"}} [] {"Volume":null,"Network":null,"Authorization":null,"Log":null}
+        o {{.Swarm.LocalNodeState}}|{{.Swarm}} => |{   false  [] 0 0 <nil> []}
+        o {{.Runtimes}} {{range $k, $v := .Runtimes}}{{$k}}:{{$v.Path}}{{end}} => map[runc:{{runc []  map[]} map[]}] runc:runc
+        o {{.RegistryConfig}} {{.RegistryConfig.Mirrors}} => <nil> ¶!1 template: :1:37: executing "" at <.RegistryConfig.Mirrors>: nil pointer evaluating *registry.ServiceConfig.Mirrors
+        o {{.ClientInfo.Debug}} {{.ClientInfo.Context}} {{.ServerErrors}} {{.CPUShares}} {{.MemTotal}} => false default [] false 0
+        o {{.ID}}\t{{.ID}} => abc\tabc
+        o {{.CpuCfsPeriod}} => ¶!1 template: :1:2: executing "" at <.CpuCfsPeriod>: can't evaluate field CpuCfsPeriod in type system.dockerInfo
+        o {{.CPUCfsPeriod}} => false
+        e {{.Server.Version}} {{.Server.APIVersion}} {{.Client.Context}} => 28.0 1.41 default
+        e {{.Foo}} => ¶!1 template: version:1:2: executing "version" at <.Foo>: can't evaluate field Foo in type system.versionInfo
+        e {{.Server.Foo}} => ¶!1 template: version:1:9: executing "version" at <.Server.Foo>: can't evaluate field Foo in type *types.Version
+        e x{{.Server.Version}}{{.Foo}} => x28.0¶!1 template: version:1:22: executing "version" at <.Foo>: can't evaluate field Foo in type system.versionInfo
+        e {{.Server.ApiVersion}} => ¶!1 template: version:1:9: executing "version" at <.Server.ApiVersion>: can't evaluate field ApiVersion in type *types.Version
+        e {{ => !64 ~version:1: unclosed action
+        e {{foo}} => !64 ~version:1: function "foo" not defined
+        e {{.Server.Os}}/{{.Server.Arch}} {{.Server.Components}} => linux/amd64 [{Engine 28.0 map[ApiVersion:1.41]}]
+        e {{range .Server.Components}}{{.Name}} {{.Details.ApiVersion}}{{end}} => Engine 1.41
+        e {{json .Server}} => {"Platform":{"Name":""},"Components":[{"Name":"Engine","Version":"28.0","Details":{"ApiVersion":"1.41"}}],"Version":"28.0","ApiVersion":"1.41","MinAPIVersion":"1.24","GitCommit":"","GoVersion":"","Os":"linux","Arch":"amd64"}
+        e {{.Server}} => {{} [{Engine 28.0 map[ApiVersion:1.41]}] 28.0 1.41 1.24   linux amd64  false }
+        e {{define "a"}}{{.Foo}}{{end}}{{template "a" .}} => ¶!1 template: version:1:16: executing "a" at <.Foo>: can't evaluate field Foo in type system.versionInfo
+        c {{json .Foo}} {{.Name}} => ¶!1 ~:1:7: executing "" at <.Foo>: map has no entry for key "Foo"
+        c {{printf "%5.1f|%-8s|%8s|%05d|%+v|%x" 3.14159 "ab" "cd" -42 5 "hi"}} =>   3.1|ab      |      cd|-0042|5|6869
+        c {{printf "%s %s" .Config.Env .Config.Labels}} {{printf "%v" .Config.ExposedPorts}} => [A=1 B=<2>] map[a:1 b:2 x.y:z] map[80/tcp:{}]
+        c {{printf "%q %q" .Config.Env .Name}} {{printf "%s" .State.Running}} {{printf "%d" .State.Running}} => ["A=1" "B=<2>"] "/web" %!s(bool=true) %!d(bool=true)
+        c {{printf "%s"}} {{printf "%s" "a" "b"}} {{printf "no verbs" 1}} {{printf "%s" nil "x"}} => %!s(MISSING) a%!(EXTRA string=b) no verbs%!(EXTRA int=1) %!s(<nil>)%!(EXTRA string=x)
+        c {{printf "%d items" (len .Mounts)}} {{printf "%s has %d" .Name .State.Pid}} => 2 items /web has 42
+        c {{range $i, $e := .Args}}{{if $i}} {{end}}{{json $e}}{{end}} => "-c" "x y"
+        c {{range .Args}}{{.}}{{else}}none{{end}}{{range .HostConfig.Binds}}{{.}}{{end}} => -cx y/a:/b
+        c {{with $x := .Config}}{{with $y := .Labels}}{{$x.Hostname}} {{$y.a}}{{end}}{{end}} => h 1
+        c {{if not (eq .State.Status "exited")}}not exited{{end}} {{if and (gt .State.Pid 1) (lt .State.Pid 100)}}in{{end}} => not exited in
+        c {{if or (eq .Name "/a") (eq .Name "/web")}}web{{end}} {{(len .Name) | printf "%03d"}} => web 004
+        c {{eq (len .Mounts) 2}} {{eq .Config.Hostname .Name}} {{ne "a" "b"}} {{eq true .State.Running}} {{lt 1.5 2.5}} {{lt "a" "b"}} => true false true true true true
+        c {{lt true false}}  => ¶!1 ~:1:2: executing "" at <lt true false>: error calling lt: invalid type for comparison
+        c {{eq 1 1.0}} => ¶!1 ~:1:2: executing "" at <eq 1 1.0>: error calling eq: incompatible types for comparison
+        c {{eq .Config.Labels .Config.Labels}} => ¶!1 ~:1:2: executing "" at <eq .Config.Labels .Config.Labels>: error calling eq: non-comparable type map[a:1 b:2 x.y:z]: map[string]interface {}
+        c {{index .Config.Labels}}{{index .Config.Env 1}} => map[a:1 b:2 x.y:z]B=<2>
+        c {{index .Config.Env "a"}} => ¶!1 ~:1:2: executing "" at <index .Config.Env "a">: error calling index: cannot index slice/array with type string
+        c {{index .Config.Env nil}} => ¶!1 ~:1:2: executing "" at <index .Config.Env nil>: error calling index: cannot index slice/array with nil
+        c {{index .Config.Labels nil}} => ¶!1 ~:1:2: executing "" at <index .Config.Labels nil>: error calling index: value is nil; should be of type string
+        c {{index nil 1}} => ¶!1 ~:1:2: executing "" at <index nil 1>: error calling index: index of untyped nil
+        c {{index 1 1}} => ¶!1 ~:1:2: executing "" at <index 1 1>: error calling index: can't index item of type int
+        c {{index .Config.Env 5}} => ¶!1 ~:1:2: executing "" at <index .Config.Env 5>: error calling index: index out of range: 5
+        c {{slice .Config.Env 5}} => ¶!1 ~:1:2: executing "" at <slice .Config.Env 5>: error calling slice: index out of range: 5
+        c {{slice nil}} => ¶!1 ~:1:2: executing "" at <slice nil>: error calling slice: slice of untyped nil
+        c {{slice 5 1}} => ¶!1 ~:1:2: executing "" at <slice 5 1>: error calling slice: can't slice item of type int
+        c {{slice "abc" 2 1}} => ¶!1 ~:1:2: executing "" at <slice "abc" 2 1>: error calling slice: invalid slice index: 2 > 1
+        c {{slice "abc" "x"}} => ¶!1 ~:1:2: executing "" at <slice "abc" "x">: error calling slice: cannot index slice/array with type string
+        c {{len 5}}  => ¶!1 ~:1:2: executing "" at <len 5>: error calling len: len of type int
+        c {{len nil}} => ¶!1 ~:1:2: executing "" at <len nil>: error calling len: reflect: call of reflect.Value.Type on zero Value
+        c {{len .Extra.n}} => ¶!1 ~:1:2: executing "" at <len .Extra.n>: error calling len: len of nil pointer
+        c {{and}} => ¶!1 ~:1:2: executing "" at <and>: wrong number of args for and: want at least 1 got 0
+        c {{or}} => ¶!1 ~:1:2: executing "" at <or>: wrong number of args for or: want at least 1 got 0
+        c {{not}} => ¶!1 ~:1:2: executing "" at <not>: wrong number of args for not: want 1 got 0
+        c {{.HostConfig.CapAdd}} {{.HostConfig.PortBindings}} {{.HostConfig.LogConfig.Config}} {{json .HostConfig.CapAdd}} => [] map[80/tcp:[{ 8080}]] map[max-size:1m] null
+        c {{.HostConfig.LogConfig.Type}} {{.HostConfig.Privileged}} {{.HostConfig.ShmSize}} {{.HostConfig.PidMode}}|{{.HostConfig.Runtime}}| => json-file false 0 ||
+        c {{json .HostConfig.PortBindings}} {{json .State.Running}} {{json .State.Pid}} => {"80/tcp":[{"HostIp":"","HostPort":"8080"}]} true 42
+        c {{.GraphDriver.Name}}|{{.ExecIDs}}|{{.Platform}}|{{.ImageManifestDescriptor}} => |[]||<nil>
+        c {{.Config.Volumes}} {{.Config.OnBuild}} {{.Config.StopTimeout}} {{.Config.StopSignal}}|{{.Config.Tty}} => map[] [] <nil> |false
+        c {{range $k, $v := .Config.ExposedPorts}}{{$k}} {{$v}}{{end}} => 80/tcp {}
+        c {{.ContainerJSONBase.Name}} {{.HostConfig.Resources.Memory}} => /web 1024
+        c {{.State.Health.Log}}{{.State.Foo}} => ¶!1 ~:1:29: executing "" at <.State.Foo>: map has no entry for key "Foo"
+        c {{(index .State.Health.Log 0).Output}} {{(index .State.Health.Log 0).Start}} => ok 2024-01-02 03:04:05.5 +0200 +0200
+    """
+
+    def table(self):
+        """The lines of the table, as (words of the command, what is said of it)."""
+        for line in self.TABLE.strip().splitlines():
+            kind, text = line.strip().split(" ", 1)
+            template, _, said = text.rpartition(" =>")
+            template = template.replace("\u00b6", "\n")
+            yield [template if word == "TEMPLATE" else word for word in self.COMMANDS[kind].split()], said[1:]
+
+    @staticmethod
+    def said(status, out, err):
+        """What the table says of an outcome."""
+        text = out[:-1] if out.endswith("\n") and not status else out
+        if status:
+            text += "!%d %s" % (status, err.strip().replace("template parsing error: template: ", "~"))
+        return text.replace("\n", "\u00b6")
+
+    def compare(self, outcomes):
+        """Asserts that the outcomes are what the table says."""
+        wrong, count = [], 0
+        for (words, said), (status, out, err) in zip(self.table(), outcomes):
+            count += 1
+            if self.said(status, out, err) != said:
+                wrong.append("%s\n  wanted %s\n  got    %s" % (" ".join(words), said, self.said(status, out, err)))
+        self.assertGreater(count, 300)
+        if wrong:
+            self.fail("%d of %d:\n%s" % (len(wrong), count, "\n".join(wrong)))
+
+    def test_docker_prints(self):
+        """The table itself, where there is a docker to ask."""
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(4) as pool:
+            command = [docker_client()]
+            self.compare(pool.map(lambda line: run(command + line[0], self.env())[:3], self.table()))
+
+    def test_pydock_prints(self):
+        pydock = module()
+
+        def outcome(words):
+            out, err, status = io.StringIO(), io.StringIO(), 0
+            cli = pydock.DockerCli(io.StringIO(), out, err, pydock.Endpoint(self.host), pydock.ConfigFile(), "docker")
+            try:
+                cli.cmd(*words)
+            except pydock.DockerError as error:
+                status = getattr(error, "status_code", 1)
+                err.write(str(error))
+            cli.close()
+            return status, out.getvalue(), err.getvalue()
+        self.compare(outcome(words) for words, _ in self.table())
+
+
+class TemplateFaultTest(DifferentialCase):
+    """Templates of `info` and `version`, whose client part needs no engine, at one that fails."""
+
+    def setUp(self):
+        super().setUp()
+        broken = answer(500, {"message": "boom"})
+        self.engine = self.start(ScriptedEngine(("GET", "/info", broken), ("GET", "/version", broken)))
+        self.host = self.engine.host
+
+    @lines("""
+        info -f {{.ClientInfo.Debug}}
+        info -f "{{with .ClientErrors}}x{{end}}"
+        info -f {{.ID}}
+        info -f "{{json .ServerErrors}} {{len .ServerErrors}}"
+        ! info -f {{.Foo}}
+        ! info -f {{
+        info -f x
+        ! -H unix:///nope info -f {{.ID}}
+        -H unix:///nope info -f {{.ClientInfo.Debug}}
+        ! version -f {{.Client.Context}}
+        ! version -f {{.Server}}
+        ! version -f {{.Server.Version}}
+        ! version -f {{.Foo}}
+        ! version -f {{
+        ! -H unix:///nope version -f {{.Server}}
+    """)
+    def test_broken(self, *args, **options):
+        self.differential(*args, **options)
+
+
 class UsageTest(DifferentialCase):
     """What is wrong with a command line is said as docker says it, before any engine is asked."""
 
