@@ -132,7 +132,8 @@ def os_error_text(error: OSError) -> str:
 
 def path_error_text(error: OSError, verb: str = "open") -> str:
     """As Go reports a failed file operation: `open /x: permission denied`."""
-    return os_error_text(error) if error.filename is None else "%s %s: %s" % (verb, error.filename, os_error_text(error))
+    text = os_error_text(error)
+    return text if error.filename is None else "%s %s: %s" % (verb, error.filename, text)
 
 
 # ======================================================================================================================
@@ -3472,7 +3473,9 @@ class Client:
 
     def remove_container(self, container: str, force: bool = False, v: bool = False, link: bool = False) -> None:
         """DELETE /containers/NAME; `v`: and its anonymous volumes; `link`: the link of that name alone."""
-        self.call("DELETE", self._container(container), {
+        if not container.strip("/"):
+            raise DockerError("container name cannot be empty")
+        self.call("DELETE", self._container(container.strip("/")), {
             "force": "1" if force else None, "v": "1" if v else None, "link": "1" if link else None})
 
     def top(self, container: str, ps_args: str = None) -> dict:
@@ -3490,10 +3493,16 @@ class Client:
     def commit(self, container: str, repository: str = "", tag: str = "", message: str = "", author: str = "",
                changes=(), pause: bool = True) -> str:
         """POST /commit: make an image of a container; its ID.  `changes` are lines of a Dockerfile."""
-        self._container(container)
-        return self.call("POST", "/commit", {
-            "container": container.strip(), "repo": repository, "tag": tag, "comment": message, "author": author,
-            "changes": list(changes), "pause": None if pause else "0"}, expect=dict).get("Id") or ""
+        self._container(container)      # for its check
+        query = {"container": container.strip(), "repo": repository, "tag": tag, "comment": message, "author": author,
+                 "changes": list(changes), "pause": None if pause else "0"}
+        try:
+            made = self.call("POST", "/commit", query, expect=dict)
+        except ApiError as error:
+            if "EOF" not in error.message:
+                raise
+            made = self.call("POST", "/commit", query, {}, expect=dict)     # podman misses a body
+        return made.get("Id") or ""
 
     def import_image(self, source, name: str = "", message: str = "", changes=(), platform: str = "") -> JsonStream:
         """POST /images/create: make an image, named with or without a tag, of a tar archive's files; the progress.
@@ -3566,7 +3575,7 @@ class Client:
             body=source, headers={"Content-Type": TAR_TYPE}, length=length)
 
     def prune(self, kind: str, filters: dict = None) -> dict:
-        """POST /containers/prune, or `images`, `networks`, `volumes`: remove the unused; what went, `SpaceReclaimed`."""
+        """POST /containers/prune, or `images`, `networks`, `volumes`: remove the unused; what went and its size."""
         return self.call("POST", "/%s/prune" % kind, {"filters": encode_filters(filters) or None}, expect=dict)
 
     def prune_builds(self, all: bool = False, keep_storage: int = 0, filters: dict = None) -> dict:
@@ -4147,6 +4156,9 @@ class FlagSet:
                 namespace.given.add(flag.dest)
                 if not flag.repeats:
                     setattr(namespace, flag.dest, value)
+                elif flag.word == "strings":
+                    import csv
+                    getattr(namespace, flag.dest).extend(next(csv.reader([value]), ()))
                 elif value is not None:
                     getattr(namespace, flag.dest).append(value)
 
@@ -4491,11 +4503,6 @@ _UNLISTED = ("cmd_remove", "cmd_image_rmi")     # other names of commands, which
 _FORMAT_FLAG = '''
       --format string      how to print: "table", "table TEMPLATE", "json" or a Go template'''
 _CONTAINERS = "CONTAINER [CONTAINER...]"
-_STOP_FLAGS = '''
-  -s, --signal string      the signal to send first (with an engine of API 1.42 or later)
-      #--time int
-  -t, --timeout int        seconds to wait before SIGKILL; -1 for ever
-'''
 _PRUNE_FLAGS = '''
       --filter filter      only those that match, as name=value
   -f, --force              do not ask
@@ -4603,10 +4610,8 @@ class Cli:
         """Whether the user agrees; the end of the input and an interrupt are a no."""
         try:
             return self.ask(question + " [y/N] ").lower() == "y"
-        except EOFError:
-            return False
-        except KeyboardInterrupt:
-            self.print("")
+        except (EOFError, KeyboardInterrupt) as error:
+            self.write("\n" * isinstance(error, KeyboardInterrupt))
             return False
 
     # -- dispatch ------------------------------------------------------------------------------------------------------
@@ -4821,18 +4826,29 @@ class Cli:
 
     def save(self, what: str, path: str, get) -> None:
         """Write the archive that `get()` gives to the file `path`, or to the output where none is named."""
-        if path:
-            try:
-                check_output_path(path)
-            except DockerError as error:
-                raise DockerError("failed to %s: %s" % (what, error))
-        elif self.is_terminal:
-            raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+        if not path:
+            if self.is_terminal:
+                raise DockerError("cowardly refusing to save to a terminal. Use the -o flag or redirect")
+            with get() as body:
+                return self.copy_out(body)
+        try:
+            check_output_path(path)
+        except DockerError as error:
+            raise DockerError("failed to %s: %s" % (what, error))
         with get() as body:
-            if path:
-                save_body(body, path)
-            else:
-                self.copy_out(body)
+            save_body(body, path)
+
+    def with_source(self, path: str, action) -> None:
+        """Call `action` with the open file of that name, or with the input for None; DockerError if there is none."""
+        if path is None:
+            return action(getattr(self.in_, "buffer", self.in_))
+        try:
+            source = open(path, "rb")
+        except OSError as error:
+            is_folder = isinstance(error, IsADirectoryError)
+            raise DockerError("read %s: is a directory" % path if is_folder else path_error_text(error))
+        with source:
+            action(source)
 
     def prune(self, kind: str, filters: dict, all: bool = False, keep_storage: int = 0) -> int:
         """Remove the unused `containers`, `images`, `networks`, `volumes` or build `caches` (`all` of those, or down to
@@ -4853,8 +4869,9 @@ class Cli:
         if removed:
             self.print("Deleted %s:" % ("build cache objects" if kind == "caches" else kind.title()))
             for item in removed:
-                self.print(item if isinstance(item, str) else "untagged: " + item["Untagged"] if item.get("Untagged") else
-                           "deleted: %s" % item.get("Deleted", ""))
+                if isinstance(item, dict):
+                    item = "untagged: " + item["Untagged"] if item.get("Untagged") else "deleted: " + item.get("Deleted", "")
+                self.print(item)
             self.print("")
         return report.get("SpaceReclaimed") or 0
 
@@ -5091,27 +5108,30 @@ class ContainerCommands(Cli):
 
     def cmd_stop(self, *args):
         """Stop containers: ask them to end, then make them."""
-        opts = self.parse(args, _CONTAINERS, (1, None), _STOP_FLAGS)
-        timeout = self.stop_timeout(opts)
-        self.each_at_once(opts.args, lambda name: self.client.stop(name, timeout, opts.signal))
+        opts = self.parse_stop(args)
+        self.each_at_once(opts.args, lambda name: self.client.stop(name, opts.timeout, opts.signal))
 
     def cmd_restart(self, *args):
         """Stop containers and start them again."""
-        opts = self.parse(args, _CONTAINERS, (1, None), _STOP_FLAGS)
-        timeout = self.stop_timeout(opts)
+        opts = self.parse_stop(args)
 
         def restart(name):
-            self.client.restart(name, timeout, opts.signal)
+            self.client.restart(name, opts.timeout, opts.signal)
             self.print(name)
         self.each(opts.args, restart)
 
-    def stop_timeout(self, opts):
-        """The value of `--timeout`, or of `--time` as it was called; None where neither is given."""
+    def parse_stop(self, args):
+        """The words of `stop` and `restart`; `--timeout` was once called `--time`."""
+        opts = self.parse(args, _CONTAINERS, (1, None), '''
+            -s, --signal string   the signal to send first (with an engine of API 1.42 or later)
+                #--time int
+            -t, --timeout int     seconds to wait before SIGKILL; -1 for ever''')
         if "time" in opts.given:
             self.print("Flag --time has been deprecated, use --timeout instead")
             if "timeout" in opts.given:
                 raise DockerError("conflicting options: cannot specify both --timeout and --time")
-        return opts.timeout if "timeout" in opts.given else opts.time
+            opts.timeout = opts.time
+        return opts
 
     def cmd_kill(self, *args):
         """Send a signal to containers, SIGKILL if none is named."""
@@ -5138,13 +5158,8 @@ class ContainerCommands(Cli):
             -f, --force     kill them first if they run; one that is not there is no failure
             -l, --link      remove the link of that name, not the container
             -v, --volumes   remove their anonymous volumes, too''')
-
-        def remove(name):
-            name = name.strip("/")
-            if not name:
-                raise DockerError("container name cannot be empty")
-            self.client.remove_container(name, opts.force, opts.volumes, opts.link)
-        self.each_at_once(opts.args, remove, NotFound if opts.force else ())
+        self.each_at_once(opts.args, lambda name: self.client.remove_container(
+            name, opts.force, opts.volumes, opts.link), NotFound if opts.force else ())
 
     def cmd_rename(self, *args):
         """Give a container another name."""
@@ -5171,8 +5186,9 @@ class ContainerCommands(Cli):
         if wanted and not (is_number and int(port) < 1 << 16):
             raise DockerError("Error: invalid port (%s): strconv.ParseUint: parsing %s: %s" % (
                 port, go_quote(port), "value out of range" if is_number else "invalid syntax"))
+        chosen = [port + "/" + (protocol or "tcp")] if wanted else ports
         lines = ["%s -> " % key * (not wanted) + _host_port(binding.get("HostIp") or "", binding.get("HostPort") or "")
-                 for key in ([port + "/" + (protocol or "tcp")] if wanted else ports) for binding in ports.get(key) or ()]
+                 for key in chosen for binding in ports.get(key) or ()]
         if wanted and not lines:
             raise DockerError("Error: No public port '%s' published for %s" % (wanted, name))
         self.write("".join([line + "\n" for line in sorted(lines, key=natural_key)]))
@@ -5182,9 +5198,9 @@ class ContainerCommands(Cli):
         name, = self.parse(args, "CONTAINER", 1).args
         if not name:
             raise DockerError("Container name cannot be empty")
-        kinds = {0: "C", 1: "A", 2: "D"}
         for change in self.client.diff(name):
-            self.print("%s %s" % (kinds.get(change.get("Kind") or 0, ""), change.get("Path") or ""))
+            kind = {0: "C", 1: "A", 2: "D"}.get(change.get("Kind") or 0, "")
+            self.print("%s %s" % (kind, change.get("Path") or ""))
 
     def cmd_commit(self, *args):
         """Make an image of a container as it is now."""
@@ -5212,18 +5228,10 @@ class ContainerCommands(Cli):
         if opts.force or self.confirm("WARNING! This will remove all stopped containers." + _SURE):
             self.show_reclaimed(self.prune("containers", _filter_map(opts.filter)))
 
-    cmd_container_commit = cmd_commit
-    cmd_container_diff = cmd_diff
-    cmd_container_export = cmd_export
-    cmd_container_kill = cmd_kill
-    cmd_container_pause = cmd_pause
-    cmd_container_port = cmd_port
-    cmd_container_rename = cmd_rename
-    cmd_container_restart = cmd_restart
-    cmd_container_stop = cmd_stop
-    cmd_container_top = cmd_top
-    cmd_container_unpause = cmd_unpause
-    cmd_container_wait = cmd_wait
+    cmd_container_commit, cmd_container_diff, cmd_container_export = cmd_commit, cmd_diff, cmd_export
+    cmd_container_kill, cmd_container_pause, cmd_container_unpause = cmd_kill, cmd_pause, cmd_unpause
+    cmd_container_port, cmd_container_rename, cmd_container_top = cmd_port, cmd_rename, cmd_top
+    cmd_container_stop, cmd_container_restart, cmd_container_wait = cmd_stop, cmd_restart, cmd_wait
     cmd_container_rm = cmd_container_remove = cmd_remove = cmd_rm
 
 
@@ -6301,17 +6309,15 @@ class ImageCommands(RegistryCommands):
             -q, --quiet             no progress''')
         if not opts.input and is_terminal(self.in_):
             raise DockerError("requested load from stdin, but stdin is empty")
-        source = open_file(opts.input) if opts.input else getattr(self.in_, "buffer", self.in_)
-        try:
+
+        def load(source):
             with self.client.load_image(source, file_size(source), opts.quiet or not self.is_terminal,
                                         opts.platform) as body:
                 if body.headers.get("Content-Type", "").partition(";")[0].strip() == JSON_TYPE:
                     self.show_progress(JsonStream(body))
                 else:
                     self.copy_out(body)
-        finally:
-            if opts.input:
-                source.close()
+        self.with_source(opts.input or None, load)
 
     cmd_image_load = cmd_load
 
@@ -6347,32 +6353,23 @@ class ImageCommands(RegistryCommands):
         if target:
             parse_reference(target)
         platform = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
-        if source == "-":
-            source = getattr(self.in_, "buffer", self.in_)
-        elif not source.startswith(("http://", "https://")):
-            source = open_file(source)
-        self.show_progress(self.client.import_image(source, target, opts.message, opts.change, platform))
+
+        def make(source):
+            self.show_progress(self.client.import_image(source, target, opts.message, opts.change, platform))
+        if source.startswith(("http://", "https://")):
+            return make(source)
+        self.with_source(None if source == "-" else source, make)
 
     cmd_image_import = cmd_import
 
     def cmd_image_prune(self, *args):
         """Remove unused images."""
         opts = self.parse(args, "", 0, '''
-            -a, --all             not only those without a name, but all that no container uses''' + _PRUNE_FLAGS, api="1.25")
+            -a, --all             all that no container uses, not only those without a name''' + _PRUNE_FLAGS, api="1.25")
         what = "images without at least one container associated to them." if opts.all else "dangling images."
         if opts.force or self.confirm("WARNING! This will remove all " + what + _SURE):
             filters = _filter_map(opts.filter + [("dangling", "false" if opts.all else "true")])
             self.show_reclaimed(self.prune("images", filters))
-
-
-def open_file(path: str):
-    """A file to be sent; DockerError where it cannot be read."""
-    try:
-        return open(path, "rb")
-    except IsADirectoryError:
-        raise DockerError("read %s: is a directory" % path)
-    except OSError as error:
-        raise DockerError(path_error_text(error))
 
 
 def file_size(source):
@@ -6466,15 +6463,13 @@ def history_columns(whole: bool, human: bool) -> dict:
         created = layer.get("Created") or 0
         return format_rfc3339(created) if not human else "N/A" if created <= _YEAR_2000 else format_age(created)
 
-    def size(layer):
-        return format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)
     return {
         "ID": ("IMAGE", lambda layer: layer.get("Id") or "" if whole else short_id(layer.get("Id") or "")),
         "CreatedSince": ("CREATED", since),
         "CreatedAt": ("CREATED AT", lambda layer: format_rfc3339(layer.get("Created") or 0)),
         "CreatedBy": ("CREATED BY", lambda layer: ellipsis(
             (layer.get("CreatedBy") or "").replace("\t", " "), sys.maxsize if whole else 45)),
-        "Size": ("SIZE", size),
+        "Size": ("SIZE", lambda layer: format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)),
         "Comment": ("COMMENT", lambda layer: layer.get("Comment") or ""),
     }
 

@@ -3048,6 +3048,25 @@ class UsageTest(DifferentialCase):
         events --help
         stats --help
         container stats --help
+        commit --help
+        diff --help
+        export --help
+        history --help
+        import --help
+        kill --help
+        pause --help
+        port --help
+        rename --help
+        restart --help
+        rm --help
+        stop --help
+        unpause --help
+        wait --help
+        container prune --help
+        container remove --help
+        container top --help
+        image import --help
+        image prune --help
     """)
     def test_help(self, *args, **options):
         results = self.both(*args)
@@ -4536,6 +4555,254 @@ class SaveLoadTest(DifferentialCase):
         self.assertTrue(done.stderr.strip())
 
 
+class ContainerTest(DifferentialCase):
+    """The plain commands on containers and images: requests for every flag, what is printed of the answers, failures."""
+
+    PORTS = {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}],
+             "443/tcp": [{"HostIp": "", "HostPort": "1"}], "53/udp": [{"HostIp": "127.0.0.1", "HostPort": "53"}],
+             "9/tcp": None, "10/sctp": [], "8/tcp": [{"HostIp": "1.2.3.4", "HostPort": port}
+                                                     for port in ("", "99", "100", "10")]}
+    CHANGES = [{"Path": "/x", "Kind": 0}, {"Path": "/y z", "Kind": 1}, {"Path": "/q", "Kind": 2}, {"Path": "/r", "Kind": 3},
+               {}]
+    LAYERS = [{"Id": "sha256:" + "ab" * 32, "Created": 1700000000, "CreatedBy": "/bin/sh -c #(nop)  CMD [\"sh\"]",
+               "Tags": ["a:1", "b:2"]},
+              {"Id": "<missing>", "Created": 1600000000, "Size": 123456789, "Comment": "buildkit.dockerfile.v0",
+               "CreatedBy": "RUN /bin/sh -c echo\thello\tworld, a text of more than forty-five cells # buildkit"},
+              {"Id": "<missing>", "Created": 0, "CreatedBy": "", "Size": 999, "Comment": "Imported from -"},
+              {"Id": "a", "Created": -62135596800, "CreatedBy": "\u00e9" + "\u65e5\u672c\u8a9e" * 9, "Size": -1},
+              {"Id": "", "Created": 946684799, "CreatedBy": "x\ny"}, {"Id": "z", "Created": 946684800}, {}]
+    PROCESSES = {"Titles": ["UID", "PID", "CMD"], "Processes": [
+        ["root", "1", "sleep 1000"], ["a very long user name here", "2", "b"], ["x"], []]}
+
+    def setUp(self):
+        super().setUp()
+        def failure(status, text):
+            return answer(status, {"message": text})
+        self.engine = self.start(ScriptedEngine(
+            ("*", "/containers/b(/.*)?", failure(404, "No such container: b")),
+            ("*", "/containers/c(/.*)?", failure(409, "conflict of c")),
+            ("POST", "/containers/.*/wait", answer(200, {"StatusCode": 3})),
+            ("GET", "/containers/a/json", answer(200, {"Id": "a", "NetworkSettings": {"Ports": self.PORTS}})),
+            ("GET", "/containers/n/json", answer(200, {"Id": "n", "NetworkSettings": {"Ports": None}})),
+            ("GET", "/containers/a/top", answer(200, self.PROCESSES)),
+            ("GET", "/containers/a/changes", answer(200, self.CHANGES)),
+            ("GET", "/containers/a/export", answer(200, b"tar" * 1000, "application/x-tar")),
+            ("POST", "/commit", answer(201, {"Id": "sha256:abc"})),
+            ("POST", "/images/create", messages({"status": "Importing", "progressDetail": {"current": 1, "total": 2}},
+                                                {"status": "sha256:00"})),
+            ("GET", "/images/a/history", answer(200, self.LAYERS)),
+            ("*", "/containers/.*", answer(204, b""))))
+        self.host = self.engine.host
+        with open(os.path.join(self.home, "in.tar"), "wb") as file:
+            file.write(b"a tar")
+        self.names = {"zeros": "0" * 64}
+
+    def wire(self):
+        return sorted(super().wire())      # both clients ask for several containers at once
+
+    @lines("""
+        stop -t 3 a
+        stop --timeout=3 -s INT a
+        ! stop -t 3 --time 4 a
+        ! stop a b d c
+        ! stop "" a
+        stop /a d/e " f " d//e
+        ! stop
+        restart a d
+        restart -t 3 --signal INT a
+        restart --time 3 a
+        ! restart a b d c
+        kill -s INT a d
+        kill a?d#e
+        ! kill a b d c
+        ! pause a b d c
+        ! unpause c a
+        wait a
+        ! wait a b d c
+        rm -fvl a
+        rm --link d/e
+        ! rm a b d c
+        ! rm " "
+        rm -f b
+        rm -f a b d
+        ! rm -f b c
+        remove a
+        rename a " d "
+        rename /a /d
+        ! rename b a
+        ! rename "" a
+    """)
+    def test_change(self, *args, **options):
+        self.differential(*args, **options)
+
+    @lines("""
+        stop -s INT -t 3 a
+        restart -s INT --time 2 a
+        stop --signal= a
+    """)
+    def test_signals_of_newer_engines(self, *args, **options):
+        self.engine.api = "1.42"
+        self.differential(*args, **options)
+
+    def test_names(self):
+        """Each command has its place in its group, too."""
+        cli = module().DockerCli
+        for group, names in (("container", "commit diff export kill pause port rename restart rm stop top unpause wait"),
+                             ("image", "history import load pull push save tag")):
+            for name in names.split():
+                self.assertIs(getattr(cli, "cmd_%s_%s" % (group, name)), getattr(cli, "cmd_" + name))
+        self.assertTrue(cli.cmd_container_remove is cli.cmd_remove is cli.cmd_rm)
+        self.assertTrue(cli.cmd_image_rm is cli.cmd_image_remove is cli.cmd_image_rmi is cli.cmd_rmi)
+
+    def test_many_at_once(self):
+        """Each is reported once and in order, however many there are; some answers take longer."""
+        self.engine.on("POST", "/containers/(1|52)/stop", [0.3, answer(204, b"")])
+        names = [str(number) for number in range(120)]
+        names[60:60] = ["b", "c"]
+        self.differential("stop", *names, fails=True)
+
+    def test_at_once(self):
+        """Ten that take half a second each are done in less than five."""
+        self.engine.on("POST", "/containers/.*/stop", [0.5, answer(204, b"")])
+        began = time.time()
+        self.check(self.pydock("stop", *"0123456789"), 0, "".join("%d\n" % number for number in range(10)))
+        self.assertLess(time.time() - began, 4)
+
+    @lines("""
+        top a
+        top a -o pid,cmd
+        top a -- -x
+        top a --help
+        ! top b
+        port a
+        port a 80/tcp
+        port a 53/udp
+        port a ""
+        ! port a 53
+        ! port a 10/sctp
+        ! port a abc
+        ! port a 80-81
+        ! port a 65536
+        ! port n 80
+        diff a
+        ! diff b
+        export -o out.tar a
+        ! export -o out.tar b
+        ! export -o nowhere/out.tar a
+        ! export -o /dev/null a
+        commit a
+        commit a x
+        commit a localhost:5000/x/y:2
+        commit a ""
+        commit -a me -m "a b" -c "ENV a=b" --change "CMD x" a x:1
+        commit -p=false --pause=true a
+        ! commit a x@sha256:$zeros
+        ! commit a Upper
+        ! commit "" x
+        import in.tar x:1
+        import - x y z
+        import -m "a b" -c "ENV a=b" --change "CMD x" - x
+        import --platform Linux/ARM64 -
+        import http://h/x.tar x
+        ! import nowhere.tar
+        ! import http://h/x.tar Upper
+        history a
+        history --human=false a
+        history -H=false --format json a
+        history --format "{{.ID}} {{.CreatedSince}} {{.CreatedAt}} {{.CreatedBy}} {{.Size}} {{.Comment}}" a
+        history --format "table {{.ID}}\\t{{.CreatedSince}}\\t{{.CreatedAt}}\\t{{.Size}}" -H=false a
+        ! history --platform linux/amd64 a
+    """)
+    def test_show(self, *args, **options):
+        self.differential(*args, input=b"the input", **options)
+
+    @rows(("amd64", "linux/amd64"), ("variant", "linux/arm64/v8"), ("none", ""))
+    def test_history_of_a_platform(self, title, platform):
+        self.engine.api = "1.48"
+        self.differential("history", "--platform", platform, "a")
+
+    @rows(("Berlin", "Europe/Berlin"), ("St John's", "America/St_Johns"), ("Kathmandu", "Asia/Kathmandu"))
+    def test_history_elsewhere(self, title, zone):
+        self.differential("history", "-H=false", "a", env={"TZ": zone})
+
+    def test_several_platforms(self):
+        self.engine.api = "1.50"
+        self.engine.on("DELETE", "/images/a", answer(200, [{"Deleted": "x"}]))
+        self.differential("rmi", "--platform", "linux/amd64,linux/arm64/v8", "--platform=linux/386", "a")
+
+    def test_platform_of_the_environment(self):
+        self.differential("import", "-", env={"DOCKER_DEFAULT_PLATFORM": "linux/arm"})
+
+    def test_import_of_a_folder(self):
+        """Docker begins a request for it."""
+        self.check(self.pydock("import", "."), 1, "", "read .: is a directory\n")
+
+    def test_old_engine(self):
+        self.engine.api = "1.31"
+        self.differential("import", "--platform", "linux/arm", "-", fails=True)
+
+    @rows(("export", ["export", "a"]), ("import", ["import", "in.tar"]), ("history", ["history", "a"]),
+          ("rm", ["rm", "a", "b", "c"]))
+    def test_on_terminal(self, title, args):
+        self.differential(*args, fails=None, runner=on_terminal(columns=100))
+
+    @rows(("null", answer(200, None)), ("object", answer(200, {})), ("empty", answer(200, b"")),
+          ("null lists", answer(200, {"Titles": None, "Processes": None, "StatusCode": None, "Id": None})))
+    def test_odd_answers(self, title, thing):
+        self.engine.on("*", "/(commit|containers/./(wait|top|stop))", thing)
+        for command in ("wait", "top", "commit", "stop"):
+            self.differential(command, "a", fails=None)
+
+    @rows(("null", None), ("none", []))
+    def test_empty_lists(self, title, value):
+        self.engine.on("GET", "/.*/(changes|history)", answer(200, value))
+        for args in (["diff", "a"], ["history", "a"], ["history", "-q", "a"]):
+            self.differential(*args)
+
+    @lines("""
+        diff a
+        port a
+        top a
+        wait a
+        commit a
+        history a
+        image prune -f
+    """)
+    def test_wrong_answers(self, *args):
+        """Whatever comes, it is one line and no traceback."""
+        for value in (b"x", [[1]], [{"Created": "x", "Path": 1, "Size": "x", "Kind": "x"}],
+                      {"Id": 1, "Titles": [None], "Processes": [[None]], "StatusCode": "x", "NetworkSettings": [1],
+                       "SpaceReclaimed": "x", "ImagesDeleted": [1]}):
+            self.engine.on("*", "/.*(changes|json|top|wait|commit|history|prune|stop)", answer(200, value))
+            done = self.pydock(*args)
+            self.assertNotIn("Traceback", done.stderr)
+            self.assertLessEqual(done.stderr.count("\n"), 1, done.stderr)
+            self.assertIn(done.status, (0, 1))
+
+    @rows(("cut", cut(answer(200, b"tar" * 1000, "application/x-tar"), -1)),
+          ("cut chunk", cut(chunked(b"tar" * 1000, content_type="application/x-tar"), -9)))
+    def test_broken_export(self, title, thing):
+        """Nothing is left under the final name, and the status isn't 0."""
+        self.engine.on("GET", "/containers/a/export", thing)
+        os.unlink(os.path.join(self.home, "in.tar"))
+        results = self.both("export", "-o", "out.tar", "a")
+        theirs, ours = results["docker"], results["pydock"]
+        self.assertEqual((ours[0].status, self.settle(ours[0].stderr)), (1, self.settle(theirs[0].stderr)))
+        self.assertEqual(ours[2], {})      # docker leaves a cut file
+
+    @rows(("error", messages({"errorDetail": {"message": "bad tar"}, "error": "bad tar"})),
+          ("500", answer(500, {"message": "no room"})), ("words", answer(200, b"words", "text/plain")),
+          ("nothing", answer(200, b"")))
+    def test_import_answers(self, title, thing):
+        self.engine.on("POST", "/images/create", thing)
+        self.differential("import", "in.tar", fails=None, wire=False)
+
+    def test_no_engine(self):
+        """Each container's failure is told, as by docker."""
+        for args in (["rm", "-f", "a", "d"], ["restart", "a", "d"], ["import", "in.tar"], ["container", "prune", "-f"]):
+            self.differential(*args, env={"DOCKER_HOST": "unix:///nowhere.sock"}, fails=True, wire=False)
+
+
 class PruneTest(DifferentialCase):
     """container prune and image prune: the question, the filters, what is printed of the answer."""
 
@@ -4563,11 +4830,17 @@ class PruneTest(DifferentialCase):
     def test_prune(self, *args, **options):
         self.differential(*args, **options)
 
-    @rows(("y", b"y\n"), ("Y", b" Y \n"), ("no line end", b"y"), ("yes", b"yes\n"), ("n", b"n\n"), ("line", b"\n"),
-          ("end", b""), ("second line", b"n\ny\n"))
+    @rows(("Y", b" Y \n"), ("no line end", b"y"), ("yes", b"yes\n"), ("line", b"\ny\n"), ("end", b""))
     def test_question(self, title, data):
-        for command in (["container", "prune"], ["image", "prune"], ["image", "prune", "-a", "--filter", "until=1h"]):
-            self.differential(*command, input=data)
+        self.differential("container", "prune", input=data)
+
+    @lines("""
+        image prune
+        image prune -a
+        image prune --filter until=1h
+    """)
+    def test_other_questions(self, *args):
+        self.differential(*args, input=b"y\n")
 
     @rows(("y", "y\n"), ("end", "\x04"), ("interrupt", "\x03"))
     def test_question_on_terminal(self, title, keys):
@@ -4590,8 +4863,7 @@ class PruneTest(DifferentialCase):
         self.assertEqual(json.loads(self.engine.calls()[0].query["filters"][0]),
                          {"label": {"a": True}, "label!": {"keep": True}})
 
-    @rows(("null", None), ("nothing", {}), ("null lists", {"ContainersDeleted": None, "ImagesDeleted": None}),
-          ("empty lists", {"ContainersDeleted": [], "ImagesDeleted": []}))
+    @rows(("null", None), ("null lists", {"ContainersDeleted": None, "ImagesDeleted": None}))
     def test_odd_answers(self, title, value):
         self.engine.on("POST", "/.*/prune", answer(200, value))
         for command in ("container", "image"):
@@ -5979,6 +6251,76 @@ class EngineImageTest(RealEngineCase):
         self.differential(*args, input=data, fails=None, setup=lambda _: self.remove("t/d:latest"))
 
 
+class EngineContainerTest(RealEngineCase):
+    """The plain commands on a real engine's containers."""
+
+    normalise = (AGES, COLUMNS, replaced(r"\b[0-9a-f]{64}\b", "ID"), replaced(r"(?m)^\d+ ", "PID "))
+
+    def setup_containers(self, _=None):
+        self.dockerd.container("made", "true", start=False)
+        self.dockerd.container("up", "sh", "-c", "echo > /new; rm /bin/od; echo > /etc/x; exec sleep 1000",
+                               StopSignal="SIGKILL")
+        wait_until(lambda: len(must(api(self.dockerd.host, "GET", "/containers/up/changes")) or ()) > 4, 10)
+        self.dockerd.remove_container("other")
+        self.remove("t/made:1", "t/made:latest")
+
+    def setUp(self):
+        super().setUp()
+        for name in ("made", "up", "other"):
+            self.addCleanup(self.dockerd.remove_container, name)
+        self.addCleanup(self.remove, "t/made:1", "t/made:latest")
+
+    def wire(self):
+        return sorted(super().wire())
+
+    @lines("""
+        ! stop -t 1 up made nosuch
+        ! restart -t 0 nosuch up
+        ! pause made up
+        rm -f up made nosuch
+        rename up other
+        ! rename up made
+        top up -o pid,args
+        diff up
+        commit -m words -a me -c "ENV A=b" up t/made
+        history --no-trunc -H=false t/app:1
+        ! image prune -f --filter nosuch=x
+    """)
+    def test_containers(self, *args, **options):
+        self.load_app("t/app:1")
+        self.addCleanup(self.remove, "t/app:1")
+        if args[0] == "diff":
+            self.normalise += (SORTED,)
+        self.differential(*args, setup=self.setup_containers, **options)
+
+    def test_export(self):
+        """Docker's archive is compared by its members' names: the engine writes the time into it."""
+        self.dockerd.container("made", "true", start=False)
+        names = []
+        for _, _, files in self.both("export", "-o", "out.tar", "made").values():
+            mode, data = files["out.tar"]
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                names.append((mode, tar.getnames()))
+        self.assertEqual(*names)
+
+    def test_wait(self):
+        self.dockerd.container("made", "sh", "-c", "exit 5")
+        self.differential("wait", "made", "nosuch", fails=True)
+
+    def test_prune(self):
+        def setup(_):
+            must(api(self.dockerd.host, "POST", "/images/prune"))
+            self.setup_containers()
+            self.dockerd.load(layered_image("", seed="dangling"))
+        self.differential("container", "prune", input=b"y\n", setup=setup)
+        self.differential("image", "prune", "-f", setup=setup)
+
+    @rows(("input", ["import", "-c", "CMD x", "-", "t/made:1"], busybox_tar), ("garbage", ["import", "-"], lambda: b"garbage"),
+          ("empty", ["import", "-", "t/made"], lambda: b""), ("address", ["import", "http://127.0.0.1:1/x"], lambda: b""))
+    def test_import(self, title, args, data):
+        self.differential(*args, input=data(), fails=None)
+
+
 class EngineRegistryTest(RealEngineCase):
     """pull, push, login and logout between a real engine and real registries."""
 
@@ -6315,6 +6657,38 @@ class EnginePodmanTest(DifferentialCase):
     def test_server(self, *args, **options):
         self.normalise = SERVER
         self.differential(*args, **options)
+
+    def container(self, name, start=True):
+        """Makes a container anew."""
+        must(api(self.podman.host, "DELETE", "/v1.41/containers/%s?force=1" % name), 200, 204, 404)
+        must(api(self.podman.host, "POST", "/v1.41/containers/create?name=" + name, {
+            "Image": "busybox:latest", "Cmd": ["sleep", "1000"], "StopSignal": "SIGKILL",
+            "HostConfig": {"NetworkMode": "none"}}))
+        if start:
+            must(api(self.podman.host, "POST", "/v1.41/containers/%s/start" % name))
+
+    @lines("""
+        ! stop -t 1 up made nosuch
+        ! pause up nosuch
+        ! wait nosuch
+        rm -f up made
+        top up
+        ! top nosuch
+        history busybox
+    """)
+    def test_containers(self, *args, **options):
+        def setup(_):
+            self.container("up")
+            self.container("made", start=False)
+        self.normalise += (replaced(r"\b[0-9a-f]{64}\b", "ID"),)
+        self.differential(*args, setup=setup, wire=False, **options)
+
+    def test_commit(self):
+        """Docker's request, which has no body, is none that podman takes."""
+        self.container("made", start=False)
+        self.check(self.pydock("commit", "-m", "words", "-c", "ENV A=b", "made", "t/made"), 0, re.compile("^[0-9a-f]{64}\n$"))
+        found = must(api(self.podman.host, "GET", "/v1.41/images/t/made/json"))
+        self.assertIn("A=b", found["Config"]["Env"])
 
     def test_pull_and_push(self):
         registry, dockerd = Registry.get(), Dockerd.get()
