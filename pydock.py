@@ -43,7 +43,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ApiError", "AuthConfig", "Body", "Client", "ConfigFile", "ConnectionFailed", "DockerCli", "DockerError", "Endpoint",
     "FlagSet", "Hijacked", "JsonStream", "NotFound", "ProgressDisplay", "Reference", "StatusError", "StreamFailed",
-    "Template", "TemplateError", "Unauthorized", "UsageError", "main", "parse_host", "parse_reference",
+    "TarStream", "Template", "TemplateError", "Unauthorized", "UsageError", "main", "parse_host", "parse_reference",
     "parse_repository_tag", "resolve_endpoint", "resolve_repository_name",
 ]
 
@@ -2908,16 +2908,20 @@ def write_all(descriptor: int, data) -> None:
 def send_body(wire: Wire, source, length: int = None) -> bool:
     """Send a request's body and return True, or False if the engine answered before it had all of it.
 
-    `source` is an open binary file, or an iterable of bytes; `length` is its size in bytes where it is known, and
-    then a file goes out by `sendfile` where the wire allows it; else the body is sent in chunks.
+    `source` is an open binary file, or an iterable of bytes and of (descriptor, offset, length), stretches of plain
+    files; `length` is its size in bytes where it is known, else the body is sent in chunks.  What is a plain file
+    goes out by `sendfile` where the wire allows it.
     """
-    if length is not None and type(wire) is Wire and hasattr(os, "sendfile") and hasattr(source, "fileno"):
-        return _send_file(wire, source, length)
+    if length is not None and hasattr(source, "fileno") and _sends_files(wire):
+        return _send_file(wire, source.fileno(), source.tell(), length)
     blocks = _file_blocks(wire, source) if hasattr(source, "read") else source
     for block in blocks:
         if wire.answered():
             return False
-        if length is None:
+        if isinstance(block, tuple):
+            if not _send_stretch(wire, *block):
+                return False
+        elif length is None:
             if block:
                 wire.sendall(b"%x\r\n" % len(block))
                 wire.sendall(block)
@@ -2955,10 +2959,32 @@ def _file_blocks(wire, source):
         yield block
 
 
-def _send_file(wire, source, length):
+def _sends_files(wire):
+    return type(wire) is Wire and hasattr(os, "sendfile")
+
+
+def _send_stretch(wire, descriptor, offset, length):
+    """`send_body` for a part of a plain file: one chunk."""
+    wire.sendall(b"%x\r\n" % length)
+    if _sends_files(wire):
+        if not _send_file(wire, descriptor, offset, length):
+            return False
+    else:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        while length:
+            block = os.read(descriptor, min(length, MIB >> 2))
+            if not block:
+                raise DockerError("the file became shorter while it was sent")
+            wire.sendall(block)
+            length -= len(block)
+    wire.sendall(b"\r\n")
+    return True
+
+
+def _send_file(wire, descriptor, offset, length):
     """`send_body` for a plain file over a plain socket: the kernel copies it."""
     import select
-    sock, descriptor, offset = wire.sock, source.fileno(), source.tell()
+    sock = wire.sock
     poll = select.poll()
     poll.register(sock, select.POLLIN | select.POLLOUT)
     patience = sock.gettimeout()
@@ -3637,6 +3663,25 @@ class Client:
         """GET /containers/NAME/stats: samples of what a container uses, one a second, or one alone."""
         return JsonStream(self.stream("GET", self._container(container, "/stats"), {"stream": "1" if stream else "0"}))
 
+    def head_archive(self, container: str, path: str) -> dict:
+        """HEAD /containers/NAME/archive: what is at a path: `name`, `size`, `mode` (Go's), `mtime`, `linkTarget`."""
+        with self.stream("HEAD", "/containers/%s/archive" % container, {"path": path}) as body:
+            return _path_stat(body)
+
+    def get_archive(self, container: str, path: str) -> tuple:
+        """GET /containers/NAME/archive: (Body of a tar archive, what `head_archive` says)."""
+        body = self.stream("GET", "/containers/%s/archive" % container, {"path": path})
+        return body, _path_stat(body)
+
+    def put_archive(self, container: str, path: str, archive, copy_uid_gid: bool = False) -> None:
+        """PUT /containers/NAME/archive: unpack a tar archive, an open binary file or an iterable, in a folder there.
+
+        With `copy_uid_gid` what is unpacked belongs to those whom the archive names, else to the container's user.
+        """
+        self.stream("PUT", "/containers/%s/archive" % container, {
+            "path": path, "noOverwriteDirNonDir": "true", "copyUIDGID": "true" if copy_uid_gid else None},
+            archive, {"Content-Type": "text/plain"}).close()
+
     # -- failures ------------------------------------------------------------------------------------------------------
 
     def _refusal(self, answer, method, path, query):
@@ -3713,6 +3758,18 @@ def _path_of(kind, name, tail=""):
     if not name.strip():
         raise DockerError("invalid %s name or ID: value is empty" % kind)
     return "/%ss/%s%s" % (kind, name, tail)
+
+
+def _path_stat(body):
+    """What an answer about an archive says of the path; ConnectionFailed if that cannot be read."""
+    try:
+        raw = base64.b64decode(body.headers.get("X-Docker-Container-Path-Stat", "")).decode("utf-8", "replace")
+        about = json.loads(raw)
+        return dict(about, mode=int(about["mode"]), linkTarget=str(about.get("linkTarget") or ""))
+    except (ValueError, TypeError, KeyError) as error:
+        body.close()
+        raise ConnectionFailed("unable to get resource stat from response: unable to decode container path stat header: "
+                               "%s" % go_json_error(error))
 
 
 def _auth_header(auth):
@@ -4020,6 +4077,531 @@ def read_password(stream, write, prompt: str) -> str:
 
 
 # ======================================================================================================================
+# 10  Archives
+# ======================================================================================================================
+
+_TAR_BLOCK = 512
+_TAR_END = bytes(2 * _TAR_BLOCK)
+_SMALL_FILE = MIB >> 2                  # up to this size a file is read into the block that is being put together
+_SPAN = 8 * MIB                         # of a larger file that goes out in one piece
+_TAR_MAGIC = b"ustar\00000" + bytes(64)
+_TAR_REST = bytes(167)
+_NO_DEVICE = b"0000000\0" * 2
+_CONSTANT_SUM = sum(_TAR_MAGIC) + 8 * 32        # the checksum's own field counts as blanks
+_KINDS = {0o100000: b"0", 0o120000: b"2", 0o020000: b"3", 0o060000: b"4", 0o040000: b"5", 0o010000: b"6"}   # by S_IFMT
+GO_DIRECTORY, GO_SYMLINK, GO_DEVICE, GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19      # bits of Go's file modes
+PRUNE = 2                               # what an `ignore` says of a directory of which nothing is wanted
+
+
+def tar_header(name: str, mode: int, uid: int, gid: int, size: int, mtime: int, kind: bytes = b"0", link: str = "",
+               device: bytes = _NO_DEVICE) -> bytes:
+    """The header of one entry: ustar, behind a pax header where a name, a number or a time needs one."""
+    raw, target, pax = os.fsencode(name), os.fsencode(link), b""
+    if len(raw) > 100 or len(raw) != len(name) or len(target) > 100 or len(target) != len(link) or \
+            not (0 <= mtime < 1 << 33 and size < 1 << 33 and uid < 1 << 21 and gid < 1 << 21):
+        for key, value, fits in (
+                (b"path", raw, len(raw) <= 100 and len(raw) == len(name)), (b"uid", uid, uid < 1 << 21),
+                (b"linkpath", target, len(target) <= 100 and len(target) == len(link)), (b"gid", gid, gid < 1 << 21),
+                (b"size", size, size < 1 << 33), (b"mtime", mtime, 0 <= mtime < 1 << 33)):
+            if not fits:
+                record = b" %s=%s\n" % (key, value if isinstance(value, bytes) else b"%d" % value)
+                digits = len(b"%d" % (len(record) + len(b"%d" % len(record))))
+                pax += b"%d%s" % (len(record) + digits, record)
+        pax = tar_header("PaxHeaders.0/pax", 0, 0, 0, len(pax), 0, b"x") + pax + bytes(-len(pax) % _TAR_BLOCK)
+        raw, target, mtime = raw[:100], target[:100], min(max(mtime, 0), (1 << 33) - 1)
+        uid, gid, size = uid & (1 << 21) - 1, gid & (1 << 21) - 1, size & (1 << 33) - 1
+    fields = b"%07o\0%07o\0%07o\0%011o\0%011o\0" % (mode, uid, gid, size, mtime)
+    tail = kind + target
+    checksum = sum(raw) + sum(fields) + sum(tail) + sum(device) + _CONSTANT_SUM
+    return b"%s%s%s%06o\0 %s%s%s%s" % (
+        pax, raw.ljust(100, b"\0"), fields, checksum, tail.ljust(101, b"\0"), _TAR_MAGIC, device, _TAR_REST)
+
+
+class TarStream:
+    """A directory tree, or one file, as the tar archive that an engine takes: an iterable for `Client.stream`'s body.
+
+    Yields bytes of about 1 MiB and, for large files, (descriptor, offset, length), to be sent from there before the
+    next step.  `path` is entered as `name`, what is below it as `name/…`; an empty `name` leaves out the root's own
+    entry.  Hard links within the tree stay links; sockets cannot be sent.
+
+    `ignore(relative path, is_dir)` may leave entries out: it says falsy to send one, true to leave out just this one
+    (what is below a directory is asked for on its own), PRUNE for a directory with all that it holds.  `owner` is the
+    (uid, gid) to enter in place of the real ones.  `extra` holds files from memory, (name, bytes, mode), that come last.
+    `skipped(path, words)` is told what could not be read; without it that is a DockerError.
+    """
+
+    def __init__(self, path: str, name: str = "", ignore=None, owner: tuple = None, extra=(), skipped=None):
+        self.path = path
+        self.name = name
+        self.ignore = ignore
+        self.owner = owner
+        self.extra = extra
+        self.skipped = skipped
+        self._inodes = {}               # (device, inode) of files with several links -> the name of the first
+
+    def __iter__(self):
+        parts, held = [], 0
+        for path, name, about in self._walk():
+            try:
+                head, data, descriptor = self._entry(path, name, about)
+            except OSError as error:
+                self._skip(path, os_error_text(error))
+                continue
+            parts.append(head)
+            held += len(head)
+            if data:
+                parts += (data, bytes(-len(data) % _TAR_BLOCK))
+                held += len(data)
+            if held > MIB or descriptor is not None:
+                yield b"".join(parts)
+                parts, held = [], 0
+            if descriptor is not None:
+                try:
+                    for at in range(0, about.st_size, _SPAN):
+                        yield descriptor, at, min(_SPAN, about.st_size - at)
+                finally:
+                    os.close(descriptor)
+                parts.append(bytes(-about.st_size % _TAR_BLOCK))
+        for name, data, mode in self.extra:
+            head = tar_header(name, mode, 0, 0, len(data), int(time.time()))
+            parts += (head, data, bytes(-len(data) % _TAR_BLOCK))
+        parts.append(_TAR_END)
+        yield b"".join(parts)
+
+    def _walk(self):
+        """Yield (path, name in the archive, lstat) of all that is wanted, each directory's entries sorted."""
+        cut = len(self.path.rstrip("/")) + 1
+        prefix = self.name and self.name + "/"
+        pending = [iter([self.path])]
+        while pending:
+            path = next(pending[-1], None)
+            if path is None:
+                pending.pop()
+                continue
+            inner = path[cut:]
+            try:
+                about = os.lstat(path)
+                is_dir = about.st_mode & 0o170000 == 0o040000
+                ignored = self.ignore and inner and self.ignore(inner, is_dir)
+                if not ignored and (inner or self.name):
+                    yield path, prefix + inner if inner else self.name, about
+                if is_dir and ignored != PRUNE:
+                    base = path.rstrip("/") + "/"
+                    pending.append(iter([base + name for name in sorted(os.listdir(path))]))
+            except OSError as error:
+                self._skip(path, os_error_text(error))
+
+    def _entry(self, path, name, about):
+        """Header, data and, for a large file, an open descriptor of one entry."""
+        mode, size, link, data, descriptor, device = about.st_mode, 0, "", b"", None, _NO_DEVICE
+        uid, gid = self.owner or (about.st_uid, about.st_gid)
+        kind = _KINDS.get(mode & 0o170000)
+        if kind == b"5":
+            name += "/"
+        elif about.st_nlink > 1:
+            first = self._inodes.setdefault((about.st_dev, about.st_ino), name)
+            if first != name:
+                kind, link = b"1", first
+        if kind == b"0":
+            size = about.st_size
+            if size:
+                descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+                if size <= _SMALL_FILE:
+                    try:
+                        data = os.read(descriptor, size)    # the size entered is that of what was read
+                    finally:
+                        os.close(descriptor)
+                    size, descriptor = len(data), None
+        elif kind == b"2":
+            link = os.readlink(path)
+        elif kind in (b"3", b"4"):
+            device = b"%07o\0%07o\0" % (os.major(about.st_rdev), os.minor(about.st_rdev))
+        elif kind is None:
+            raise OSError("archive/tar: sockets not supported")
+        return tar_header(name, mode & 0o7777, uid, gid, size, int(about.st_mtime // 1), kind, link, device), \
+            data, descriptor
+
+    def _skip(self, path, words):
+        if not self.skipped:
+            raise DockerError("%s: %s" % (path, words))
+        self.skipped(path, words)
+
+
+def clean_path(path: str) -> str:
+    """A path without needless parts, as Go's filepath.Clean makes it."""
+    path = os.path.normpath(path)
+    return path[1:] if path.startswith("//") else path
+
+
+def split_entry(path: str) -> tuple:
+    """(folder, entry) of what a path of cp names: `a/b/` is b in a, `a/b/.` what is in a/b."""
+    folder, base = os.path.split(clean_path(path))
+    return (clean_path(path), ".") if _last_part(path) == "." else (folder or ".", base or "/")
+
+
+def _last_part(path):
+    return os.path.basename(path.rstrip("/")) or path[:1] or "."
+
+
+def _keep_tail(path, typed):
+    """A path with the `/` or `/.` at the end that the typed one has."""
+    if _last_part(typed) == "." != _last_part(path):
+        path = path.rstrip("/") + "/."
+    return path + "/" if typed.endswith("/") and not path.endswith("/") else path
+
+
+def _absolute(path):
+    return _keep_tail(clean_path(os.path.join(os.getcwd(), path)), path)
+
+
+def copy_place(target: str, exists: bool, is_dir: bool, source_is_dir: bool) -> tuple:
+    """Where an archive of a file or folder is to be unpacked: (folder, new name for its root, empty to keep it)."""
+    if exists and is_dir:
+        return target, ""
+    if exists and source_is_dir:
+        raise DockerError("cannot copy directory")
+    if not source_is_dir and not exists and (target.endswith("/") or _last_part(target) == "."):
+        raise DockerError("no such directory")
+    return split_entry(target)
+
+
+def local_place(path: str, source_is_dir: bool) -> tuple:
+    """`copy_place` for a path here, which may be a symbolic link to the place."""
+    target = path
+    for _ in range(12):
+        if not os.path.islink(target):
+            break
+        target = clean_path(os.path.join(split_entry(target)[0], os.readlink(target)))
+    else:
+        raise DockerError("too many symlinks in " + path)
+    exists = os.path.lexists(target)
+    try:
+        if not exists and os.stat(split_entry(target)[0]).st_mode & 0o170000 != 0o040000:
+            raise DockerError("not a directory")
+    except OSError as error:
+        raise DockerError(path_error_text(error, "stat"))
+    return copy_place(target, exists, os.path.isdir(target), source_is_dir)
+
+
+def local_source(path: str, follow_link: bool) -> tuple:
+    """What cp is to take here: (path, name in the archive, whether it is a folder)."""
+    if follow_link:
+        found = _keep_tail(os.path.realpath(path), path)
+    else:
+        folder, base = os.path.split(path)
+        found = "%s/%s" % (os.path.realpath(folder), base)
+    try:
+        os.stat(os.path.dirname(found))
+        is_dir = os.lstat(found).st_mode & 0o170000 == 0o040000
+    except NotADirectoryError:
+        raise DockerError("not a directory")
+    except OSError as error:
+        raise DockerError(path_error_text(error, "lstat"))
+    return found, _last_part(path) if follow_link or path.endswith("/") else split_entry(found)[1], is_dir
+
+
+def _check_output_place(path):
+    """DockerError if cp cannot write to a path here."""
+    folder = os.path.dirname(clean_path(path))
+    if not os.path.exists(folder):
+        raise DockerError("invalid output path: directory %s does not exist" % go_quote(folder))
+    try:
+        kind = os.stat(path).st_mode & 0o170000
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DockerError(path_error_text(error, "stat"))
+    if kind in (0o020000, 0o060000):
+        raise DockerError("invalid output path: %s must be a directory or a regular file: got a device" % go_quote(path))
+
+
+class _TarSource:
+    """The bytes of an archive that comes in spans."""
+
+    def __init__(self, spans):
+        self.spans = spans
+        self._data, self._at = b"", 0
+
+    def read(self, size: int, last: bool = False) -> bytes:
+        """So many bytes; with `last` none where the archive ends."""
+        at = self._at
+        while len(self._data) - at < size:
+            pieces = next(self.spans, None)
+            if pieces is None:
+                if last and at == len(self._data):
+                    return b""
+                raise ConnectionFailed("unexpected EOF")
+            self._data = b"".join([self._data[at:]] + pieces)
+            at = 0
+        self._at = at + size
+        return self._data[at:at + size]
+
+    def copy(self, descriptor: int, size: int) -> None:
+        """Write so many bytes to a file."""
+        data = self.read(min(size, len(self._data) - self._at))
+        write_all(descriptor, data)
+        size -= len(data)
+        while size:
+            pieces = next(self.spans, None)
+            if pieces is None:
+                raise ConnectionFailed("unexpected EOF")
+            count = sum(map(len, pieces))
+            if count > size:
+                self._data, self._at = b"".join(pieces), size
+                pieces, count = [self._data[:size]], size
+            write_pieces(descriptor, pieces)
+            size -= count
+
+
+class _TarEntry:
+    __slots__ = ("name", "kind", "mode", "size", "mtime", "link", "device")
+
+
+def _tar_number(field):
+    """A number field: octal digits, or base 256 behind a set high bit."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big") & (1 << 8 * len(field) - 1) - 1
+        return value - (1 << 8 * len(field) - 1) if field[0] & 0x40 else value
+    return int(field.strip(b" \0") or b"0", 8)
+
+
+def _pax_records(data):
+    """The records of a pax header that matter here: {key: value}."""
+    records, at = {}, 0
+    while at < len(data):
+        end = at + int(data[at:at + 20].partition(b" ")[0])
+        key, _, value = data[data.index(b" ", at) + 1:end - 1].partition(b"=")
+        if end <= at or data[end - 1:end] != b"\n":
+            raise ValueError
+        if key.startswith(b"GNU.sparse."):
+            raise DockerError("sparse files in an archive are not understood")
+        if key in (b"path", b"linkpath", b"size", b"mtime"):
+            records[key] = value
+        at = end
+    return records
+
+
+def _tar_entries(source):
+    """Yield the entries of an archive: ustar, GNU and pax.  Whoever asks for the next one has read a file's bytes."""
+    pax = {}
+    while True:
+        head = source.read(_TAR_BLOCK, last=True)
+        if not head.strip(b"\0"):
+            return
+        try:
+            if sum(head) - sum(head[148:156]) + 8 * 32 != _tar_number(head[148:156]):
+                raise ValueError
+            kind, size = head[156:157], _tar_number(head[124:136])
+            if kind in (b"x", b"g", b"L", b"K"):
+                if not 0 <= size <= MIB:
+                    raise ValueError
+                data = source.read(size + -size % _TAR_BLOCK)[:size]
+                if kind == b"x":
+                    pax.update(_pax_records(data))
+                elif kind != b"g":
+                    pax[b"path" if kind == b"L" else b"linkpath"] = data.partition(b"\0")[0]
+                continue
+            entry = _TarEntry()
+            name = head[:100].partition(b"\0")[0]
+            if head[345] and head[257:263] == b"ustar\0":
+                name = head[345:500].partition(b"\0")[0] + b"/" + name
+            entry.name = os.fsdecode(pax.get(b"path") or name)
+            entry.link = os.fsdecode(pax.get(b"linkpath") or head[157:257].partition(b"\0")[0])
+            entry.kind = kind if kind != b"\0" else b"5" if name.endswith(b"/") else b"0"
+            entry.mode = _tar_number(head[100:108]) & 0o7777
+            entry.size = int(pax[b"size"]) if b"size" in pax else size
+            whole, _, part = pax[b"mtime"].partition(b".") if b"mtime" in pax else (_tar_number(head[136:148]), "", b"")
+            entry.mtime = int(whole) * 10 ** 9 + int(part.ljust(9, b"0")[:9])
+            if not 0 <= entry.mtime < 1 << 63:
+                entry.mtime = 0
+            entry.device = tuple(_tar_number(head[at:at + 8]) if kind in (b"3", b"4") else 0 for at in (329, 337))
+            if "\0" in entry.name + entry.link or entry.size < 0:
+                raise ValueError
+        except ValueError:
+            raise DockerError("archive/tar: invalid tar header")
+        pax = {}
+        yield entry
+        if entry.kind == b"0":
+            source.read(-entry.size % _TAR_BLOCK)
+
+
+def _components(path):
+    """The parts of a path that is cleaned as text; it leads out of its root where the first is `..`."""
+    parts = []
+    for part in path.split("/"):
+        if part == "..":
+            if parts and parts[-1] != "..":
+                parts.pop()
+            elif not path.startswith("/"):
+                parts.append(part)
+        elif part not in ("", "."):
+            parts.append(part)
+    return parts
+
+
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+_VERBS = {b"0": "open", b"1": "link", b"2": "symlink", b"3": "mknod", b"4": "mknod", b"5": "mkdir", b"6": "mknod"}
+_DEVICE_KINDS = {b"3": 0o020000, b"4": 0o060000, b"6": 0o010000}
+
+
+class _Destination:
+    """The folder where an archive is unpacked.
+
+    Every step on the way to an entry is taken from the descriptor of the folder before, and through no symbolic link,
+    so that nothing in the archive, nor anybody who moves folders meanwhile, can lead out of it.
+    """
+
+    def __init__(self, path: str):
+        self.path = clean_path(path).rstrip("/")
+        self._root = os.open(path, _FOLDER & ~getattr(os, "O_NOFOLLOW", 0))
+        self._head, self._at = "", os.dup(self._root)       # the folder of the latest entry
+        self._folders = []              # (parts, mode, mtime) of those that get theirs when all is in them
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        os.close(self._at)
+        os.close(self._root)
+
+    def _open(self, parts):
+        """A descriptor of a folder; what is missing of the way is made."""
+        at = os.dup(self._root)
+        for part in parts:
+            try:
+                try:
+                    inner = os.open(part, _FOLDER, dir_fd=at)
+                except FileNotFoundError:
+                    os.mkdir(part, 0o755, dir_fd=at)
+                    inner = os.open(part, _FOLDER, dir_fd=at)
+            finally:
+                os.close(at)
+            at = inner
+        return at
+
+    def _path(self, *parts):
+        return "/".join((self.path,) + tuple(filter(None, parts)))
+
+    def add(self, entry: _TarEntry, source: _TarSource) -> None:
+        """Unpack one entry, in place of whatever is there that is no folder."""
+        head, _, base = entry.name.rpartition("/")
+        if head != self._head or base in ("", ".", ".."):
+            head, base = self._enter(entry)
+        if not base:
+            return
+        try:
+            try:
+                descriptor = self._create(entry, base)
+            except FileExistsError:
+                if self._displace(entry, self._path(head, base), os.lstat(base, dir_fd=self._at)):
+                    descriptor = None
+                else:
+                    os.unlink(base, dir_fd=self._at)
+                    descriptor = self._create(entry, base)
+            if entry.kind == b"0":
+                try:
+                    if entry.size > RECEIVE_SIZE:
+                        source.copy(descriptor, entry.size)
+                    elif entry.size:
+                        write_all(descriptor, source.read(entry.size))
+                    os.fchmod(descriptor, entry.mode)
+                    os.utime(descriptor, ns=(entry.mtime, entry.mtime))
+                finally:
+                    os.close(descriptor)
+            elif entry.kind == b"5":
+                self._folders.append((_components(head) + [base], entry.mode, entry.mtime))
+            elif entry.kind != b"1":
+                if entry.kind != b"2":
+                    os.chmod(base, entry.mode, dir_fd=self._at)
+                os.utime(base, ns=(entry.mtime, entry.mtime), dir_fd=self._at, follow_symlinks=False)
+        except OSError as error:
+            raise DockerError("%s %s: %s" % (_VERBS[entry.kind], self._path(head, base), os_error_text(error)))
+
+    def _enter(self, entry):
+        """Go to an entry's folder: (its path below the root, the entry's name within)."""
+        parts = _components(entry.name)
+        if parts[:1] == [".."]:
+            raise DockerError("%s is outside of %s" % (go_quote("/".join(parts)), go_quote(self.path)))
+        if not parts:
+            self._displace(entry, self.path, os.fstat(self._root))
+            return "", ""
+        head = "/".join(parts[:-1])
+        if head != self._head:
+            try:
+                at = self._open(parts[:-1])
+            except OSError as error:
+                raise DockerError("mkdir %s: %s" % (self._path(head), os_error_text(error)))
+            os.close(self._at)
+            self._head, self._at = head, at
+        return head, parts[-1]
+
+    def _displace(self, entry, path, about):
+        """Whether a folder is in the place of a folder; DockerError if just one of the two is one."""
+        is_dir = about.st_mode & 0o170000 == 0o040000
+        if is_dir != (entry.kind == b"5"):
+            raise DockerError("cannot overwrite %sdirectory %s with %sdirectory %s" % (
+                "" if is_dir else "non-", go_quote(path), "non-" if is_dir else "", go_quote(self.path)))
+        return is_dir
+
+    def _create(self, entry, base):
+        """Make what an entry stands for; the open descriptor of a plain file."""
+        kind = entry.kind
+        if kind == b"0":
+            return os.open(base, _NEW_FILE, entry.mode & 0o777, dir_fd=self._at)
+        if kind == b"5":
+            os.mkdir(base, entry.mode & 0o777 | 0o700, dir_fd=self._at)
+        elif kind == b"2":
+            path = os.path.normpath(self._path(self._head, entry.link))
+            if not entry.link.startswith("/") and not (path + "/").startswith(self.path + "/"):
+                raise DockerError("invalid symlink %s -> %s" % tuple(map(go_quote, (
+                    self._path(self._head, base), entry.link))))
+            os.symlink(entry.link, base, dir_fd=self._at)
+        elif kind == b"1":
+            parts = _components(entry.link)
+            if not parts or parts[0] == "..":
+                raise DockerError("invalid hardlink %s -> %s" % (
+                    go_quote(os.path.normpath(self._path(entry.link))), go_quote(entry.link)))
+            source = self._open(parts[:-1])
+            try:
+                os.link(parts[-1], base, src_dir_fd=source, dst_dir_fd=self._at,
+                        follow_symlinks="pypy" in sys.version.lower())      # whose linkat has it the wrong way round
+            finally:
+                os.close(source)
+        elif kind in _DEVICE_KINDS:
+            os.mknod(base, entry.mode | _DEVICE_KINDS[kind], os.makedev(*entry.device), dir_fd=self._at)
+        else:
+            raise DockerError("unhandled tar header type %d" % ord(kind))
+
+    def finish(self) -> None:
+        """Give the folders their modes and times, innermost first."""
+        for parts, mode, mtime in reversed(self._folders):
+            descriptor = self._open(parts)
+            os.fchmod(descriptor, mode)
+            os.utime(descriptor, ns=(mtime, mtime))
+            os.close(descriptor)
+
+
+def extract_tar(spans, folder: str, renames=()) -> None:
+    """Unpack a tar archive, from a Body's `spans()`, into an existing folder, and nowhere else, whatever it says.
+
+    Plain files take the place of what is there; a folder only joins one that is there.  Modes, times and links are
+    kept, owners are not.  `renames` are pairs (old, new), applied to the first such text in each name.
+    """
+    source = _TarSource(spans)
+    with _Destination(folder) as destination:
+        for entry in _tar_entries(source):
+            for old, new in renames:
+                entry.name = entry.name.replace(old, new, 1)
+                if entry.kind == b"1":
+                    entry.link = entry.link.replace(old, new, 1)
+            destination.add(entry, source)
+        destination.finish()
+    for _ in spans:
+        pass                            # the connection serves on when all is read
+
+
+# ======================================================================================================================
 # 11  Flags
 # ======================================================================================================================
 
@@ -4166,8 +4748,10 @@ class FlagSet:
         parser = argparse.ArgumentParser(prog="", usage="", add_help=False, allow_abbrev=False,
                                          formatter_class=lambda prog: argparse.HelpFormatter(prog, width=80))
         namespace = argparse.Namespace(given=set(), args=positionals)
+        used = {word.partition("=")[0] for word in words}
         for flag in self.flags:
-            parser.add_argument("--" + flag.long, dest=flag.dest, action=Store, const=flag, default=argparse.SUPPRESS)
+            if "--" + flag.long in used:
+                parser.add_argument("--" + flag.long, dest=flag.dest, action=Store, const=flag)
             setattr(namespace, flag.dest, flag.default if not flag.repeats else list(flag.default))
         namespace.help = asked
         return parser.parse_args(words, namespace)
@@ -5757,7 +6341,7 @@ def container_config(opts, os_type: str = "linux", proxies: dict = None) -> dict
     config["Labels"] = dict([pair for path in opts.label_file for pair in read_variables(path, {})] + opts.label)
     for flag, kind, pattern in (("pid", "PID", "host|container:.+"), ("uts", "UTS", "host"), ("userns", "USER", "host"),
                                 ("cgroupns", "CGROUP", "host|private")):
-        if not re.match("(%s|)\\Z" % pattern, getattr(opts, flag), re.DOTALL):
+        if getattr(opts, flag) and not re.match("(%s)\\Z" % pattern, getattr(opts, flag), re.DOTALL):
             raise DockerError("--%s: invalid %s mode" % (flag, kind))
     host["RestartPolicy"] = restart_policy(opts.restart)
     if opts.log_driver == "none" and opts.log_opt:
@@ -5975,7 +6559,7 @@ def _add_networks(config, host, opts):
     opts.network_alias += opts.net_alias
     for i, network in enumerate(networks or [parse_network("default")]):
         name = network["name"]
-        own = not re.match(r"(default|bridge|host|none|container(:.*)?)\Z", name, re.DOTALL)
+        own = name not in ("default", "bridge", "host", "none") and not name.startswith("container:")
         kinds.add(own)
         for flag, key, words in _NETWORK_FLAGS if i == 0 else ():
             if getattr(opts, flag) and network[key]:
@@ -7309,7 +7893,128 @@ def _cluster_lines(swarm, cluster, spec):
     return [line for line in lines if line]
 
 
-class DockerCli(CreateCommands, ImageCommands, ContainerCommands, VolumeCommands, SystemCommands):
+class CopyCommands(Cli):
+    """cp."""
+
+    def cmd_cp(self, *args):
+        """Copy files and folders out of a container, or into one."""
+        opts = self.parse(args, "CONTAINER:SRC_PATH DEST_PATH|-\n\t%s cp [OPTIONS] SRC_PATH|- CONTAINER:DEST_PATH" %
+                          self.name, 2, '''
+            -a, --archive       keep the numbers of user and group of what goes into a container
+            -L, --follow-link   copy what a symbolic link SRC_PATH leads to, not the link
+            -q, --quiet         no progress, as where the output is no terminal''')
+        for path, side in zip(opts.args, ("source", "destination")):
+            if not path:
+                raise DockerError("%s can not be empty" % side)
+        if "quiet" not in opts.given:
+            opts.quiet = not self.is_terminal
+        (container, source), (other, target) = map(_split_argument, opts.args)
+        if container and other:
+            raise DockerError("copying between containers is not supported")
+        if container:
+            return self._copy_from(container, source, target, opts)
+        if other:
+            return self._copy_to(source, other, target, opts)
+        raise DockerError("must specify at least one container source")
+
+    cmd_container_cp = cmd_cp
+
+    def _copy_from(self, container, path, target, opts):
+        if target != "-":
+            target = _absolute(target)
+            _check_output_place(target)
+        rename = ""
+        if opts.follow_link:
+            followed = self._look(container, path)[1]
+            if followed != path:
+                rename, path = _last_part(path), _keep_tail(followed, path)
+        body, about = self.client.get_archive(container, path)
+        with body:
+            if target == "-":
+                return self.copy_out(body)
+            with CopyProgress(self, "Copying from container - ", target, opts.quiet) as progress:
+                folder, new = local_place(target, bool(about["mode"] & GO_DIRECTORY))
+                base = split_entry(path)[1].lstrip("/")
+                renames = [pair for pair in ((base, rename), (rename or base, new)) if pair[1]]
+                extract_tar(progress.counted(body.spans()), folder, renames)
+
+    def _copy_to(self, source, container, path, opts):
+        if source != "-":
+            source = _absolute(source)
+        about, target = self._look(container, path)
+        if target != path:
+            about = self._look(container, target)[0]
+        mode = about["mode"] if about else 0
+        shown = go_quote("%s:%s" % (container, path))
+        if mode & (GO_DEVICE | GO_IRREGULAR):
+            raise DockerError("destination %s must be a directory or a regular file: got %s" % (
+                shown, "a device" if mode & GO_DEVICE else "an irregular file"))
+        with CopyProgress(self, "Copying to container - ", "%s:%s" % (container, target), opts.quiet) as progress:
+            if source == "-":
+                if not mode & GO_DIRECTORY:
+                    raise DockerError("destination %s must be a directory" % shown)
+                folder, archive = target, getattr(self.in_, "buffer", self.in_)
+            else:
+                found, name, is_dir = local_source(source, opts.follow_link)
+                folder, new = copy_place(target, bool(about), bool(mode & GO_DIRECTORY), is_dir)
+                archive = progress.counted(TarStream(clean_path(found), new or name, skipped=self._tell_skipped))
+            self.client.put_archive(container, folder, archive, opts.archive)
+
+    def _tell_skipped(self, path, words):
+        self.warn("Can't add file %s to tar: %s" % (path, words))
+
+    def _look(self, container, path):
+        """What is at a path in a container, None for nothing; and where it leads as a symbolic link, else the path."""
+        try:
+            about = self.client.head_archive(container, path)
+        except DockerError:
+            return None, path           # whatever it is, the copy itself will say it
+        link = about["linkTarget"] if about["mode"] & GO_SYMLINK else ""
+        return about, link if link.startswith("/") else clean_path(split_entry(path)[0] + "/" + link) if link else path
+
+
+class CopyProgress:
+    """Says on stderr how much cp has copied: at the end, and while it does where that is a terminal."""
+
+    def __init__(self, cli: Cli, title: str, place: str, quiet: bool):
+        self.cli = cli
+        self.title = title
+        self.place = place
+        self.quiet = quiet
+        self.total = 0
+        self.drawn = time.time() if not quiet and is_terminal(cli.err) else float("inf")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, failure, *_):
+        if self.drawn < float("inf"):
+            self._draw("")
+        if not self.quiet and not failure:
+            self.cli.warn("Successfully copied %s to %s" % (format_size(self.total, 3), self.place))
+
+    def _draw(self, text):
+        _write(self.cli.err, "\r\x1b[2K" + text)
+        self.cli.err.flush()
+
+    def counted(self, blocks):
+        """The blocks of an archive that is sent, or the spans of one that comes, counted on their way."""
+        for block in blocks:
+            yield block
+            self.total += (sum(map(len, block)) if isinstance(block, list) else
+                           block[2] if isinstance(block, tuple) else len(block))
+            if time.time() - self.drawn > 0.075:
+                self.drawn = time.time()
+                self._draw(self.title + format_size(self.total, 3))
+
+
+def _split_argument(text):
+    """(container, path) of an argument of cp; the container is empty for a path here."""
+    container, colon, path = text.partition(":")
+    return ("", text) if text.startswith(("/", ".")) or not colon else (container, path)
+
+
+class DockerCli(CreateCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands, SystemCommands):
     """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
 
 

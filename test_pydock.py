@@ -2843,6 +2843,124 @@ class TemplateFaultTest(DifferentialCase):
         self.differential(*args, **options)
 
 
+class TarStreamTest(CliCase):
+    """The writer of tar archives, read back by tarfile."""
+
+    def tree(self):
+        """A folder with one of each kind of entry that this user can make."""
+        top = os.path.join(self.folder(), "top")
+        os.makedirs(os.path.join(top, "sub", "x" * 120))
+        for name, data in (("a", b"a"), ("big", os.urandom(700000)), ("empty", b""), ("n" * 150, b"long"), ("\xe9", b"e"),
+                           ("old", b"old"), ("sub/" + "x" * 120 + "/" + "y" * 120, b"deep"), ("sub.d", b"1" * 512)):
+            with open(os.path.join(top, name), "wb") as file:
+                file.write(data)
+        os.chmod(os.path.join(top, "a"), 0o4751)
+        os.link(os.path.join(top, "a"), os.path.join(top, "hard"))
+        os.symlink("a", os.path.join(top, "link"))
+        os.symlink("z" * 140, os.path.join(top, "dangling"))
+        os.symlink("sub", os.path.join(top, "to-sub"))
+        os.mkfifo(os.path.join(top, "pipe"))
+        os.utime(os.path.join(top, "old"), (-86400 * 365, -86400 * 365))
+        os.utime(os.path.join(top, "sub"), (1.9, 1.9))
+        return top
+
+    def packed(self, *args, **options):
+        """The archive as TarFile of a TarStream, as it arrives at an engine."""
+        engine = self.start(ScriptedEngine(("PUT", "/x", answer(200, b""))))
+        with module().Client(engine.host) as client:
+            client.call("PUT", "/x", body=module().TarStream(*args, **options))
+        return tarfile.open(fileobj=io.BytesIO(engine.calls("/x")[0].body))
+
+    def test_a_tree(self):
+        top = self.tree()
+        tar = self.packed(top, "name")
+        reference = io.BytesIO()
+        with tarfile.open(fileobj=reference, mode="w", format=tarfile.GNU_FORMAT) as other:
+            for name in tar.getnames():
+                other.add(top + name[len("name"):], name.rstrip("/"), recursive=False)
+        reference.seek(0)
+        def entries(tar):
+            return {m.name.rstrip("/"): (m.type, m.mode, m.uid, m.gid, m.size, int(m.mtime // 1), m.linkname,
+                             tar.extractfile(m).read() if m.type == tarfile.REGTYPE else None) for m in tar}
+        ours, theirs = entries(tar), entries(tarfile.open(fileobj=reference))
+        self.assertEqual(sorted(ours), sorted(theirs))
+        for name in ours:
+            self.assertEqual(ours[name], theirs[name], name)
+        self.assertEqual(list(ours), sorted(ours, key=lambda name: name.split("/")))
+
+    def test_without_sendfile(self):
+        """Over TLS and ssh, or where Python cannot, the same bytes go out."""
+        top, known = self.tree(), module()._sends_files
+        self.addCleanup(setattr, module(), "_sends_files", known)
+        module()._sends_files = lambda wire: False
+        with open(os.path.join(top, "big"), "rb") as file:
+            self.assertEqual(self.packed(top, "x").extractfile("x/big").read(), file.read())
+
+    @rows(("", ["sub", "sub/f", "x"]), (".", [".", "./sub", "./sub/f", "./x"]),
+          ("a/b", ["a/b", "a/b/sub", "a/b/sub/f", "a/b/x"]))
+    def test_names(self, name, wanted):
+        top = self.folder()
+        os.mkdir(os.path.join(top, "sub"))
+        for path in ("sub/f", "x"):
+            open(os.path.join(top, path), "w").close()
+        for path in (top, top + "/"):
+            self.assertEqual([found.rstrip("/") for found in self.packed(path, name).getnames()], wanted)
+        self.assertEqual(self.packed(os.path.join(top, "x"), "y").getnames(), ["y"])
+
+    def test_ignore_owner_and_extra(self):
+        top, asked = self.folder(), []
+        for folder in ("keep", "prune", "skip"):
+            os.mkdir(os.path.join(top, folder))
+            for name in ("a", "b"):
+                open(os.path.join(top, folder, name), "w").close()
+
+        def ignore(path, is_dir):
+            asked.append((path, is_dir))
+            return module().PRUNE if path == "prune" else path in ("skip", "skip/a", "keep/b")
+        tar = self.packed(top, ignore=ignore, owner=(7, 8), extra=[("Dockerfile.x", b"FROM x\n", 0o600)])
+        self.assertEqual(tar.getnames(), ["keep", "keep/a", "skip/b", "Dockerfile.x"])
+        self.assertEqual([(m.uid, m.gid) for m in tar], [(7, 8)] * 3 + [(0, 0)])
+        self.assertEqual((tar.getmember("Dockerfile.x").mode, tar.extractfile("Dockerfile.x").read()), (0o600, b"FROM x\n"))
+        self.assertIn(("prune", True), asked)
+        self.assertNotIn(("prune/a", False), asked)
+
+    def test_numbers_that_no_octal_field_holds(self):
+        head = module().tar_header("a", 0o644, 1 << 22, 1 << 31, 1 << 34, 1 << 35)
+        found = tarfile.open(fileobj=io.BytesIO(head + bytes(1024))).next()
+        self.assertEqual((found.name, found.uid, found.gid, found.size, found.mtime), ("a", 1 << 22, 1 << 31, 1 << 34, 1 << 35))
+        for length in range(80, 120):
+            name = "n" * length
+            self.assertEqual(tarfile.open(fileobj=io.BytesIO(module().tar_header(name, 0, 0, 0, 0, 0))).next().name, name)
+
+    def test_what_cannot_be_read(self):
+        top = self.folder()
+        path = os.path.join(top, "s")
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(path)
+        with self.assertRaises(module().DockerError) as caught:
+            list(module().TarStream(top))
+        self.assertEqual(str(caught.exception), path + ": archive/tar: sockets not supported")
+        told = []
+        list(module().TarStream(top, skipped=lambda *words: told.append(words)))
+        self.assertEqual(told, [(path, "archive/tar: sockets not supported")])
+
+    def test_a_file_that_shrinks(self):
+        """No archive of the wrong length goes out as if it were whole."""
+        path = os.path.join(self.folder(), "f")
+        with open(path, "wb") as file:
+            file.truncate(20 << 20)
+
+        def blocks():
+            for block in module().TarStream(path, "f"):
+                yield block
+                if isinstance(block, tuple):
+                    os.truncate(path, 9 << 20)
+        engine = self.start(ScriptedEngine(("PUT", "/x", answer(200, b""))))
+        with module().Client(engine.host) as client, self.assertRaises(module().DockerError) as caught:
+            client.call("PUT", "/x", body=blocks())
+        self.assertEqual(str(caught.exception), "the file became shorter while it was sent")
+
+
 class UsageTest(DifferentialCase):
     """What is wrong with a command line is said as docker says it, before any engine is asked."""
 
@@ -5947,6 +6065,354 @@ SERVER = OWN_CLIENT + (
                               lambda found: " Runtimes: " + " ".join(sorted(found.group(1).split())), text))
 
 
+# docker's log of how it lets go of an archive that it has begun
+CLOSED_PIPE = replaced(r'(?m)^time="[^"]*" level=error msg="Can\'t (?:add|close) .*closed pipe"\n', "")
+
+
+def tar_of(*entries):
+    """An archive of (name, type or contents, {field: value}…) as bytes; TarInfo objects are taken as they are."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for name, what, *fields in entries:
+            info = tarfile.TarInfo(name)
+            data = what if len(what) != 1 or what not in b"123456S7Z" else b""
+            info.type = tarfile.REGTYPE if data or not what else what
+            info.size, info.mtime, info.mode = len(data), 1000000000, 0o755 if info.type == tarfile.DIRTYPE else 0o644
+            for key, value in (fields[0] if fields else {}).items():
+                setattr(info, key, value)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def tar_listing(data):
+    """What is in an archive, a line each."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return "".join("%s %s %o %d %d %d %d %s %s\n" % (
+            info.name.rstrip("/"), info.type.decode(), info.mode, info.uid, info.gid, info.size, info.mtime, info.linkname,
+            hashlib.sha256(tar.extractfile(info).read()).hexdigest()[:8] if info.isreg() else "") for info in tar)
+
+
+def path_stat(name, mode=0o644, link=""):
+    """The header in which an engine tells what is at a path."""
+    about = {"name": name, "size": 1, "mode": mode, "mtime": "2020-01-01T00:00:00Z", "linkTarget": link}
+    return "X-Docker-Container-Path-Stat", base64.b64encode(json.dumps(about).encode()).decode()
+
+
+GO_DIRECTORY, GO_SYMLINK, GO_DEVICE, GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19
+
+
+class CopyToTest(DifferentialCase):
+    """cp into a container: which archive goes where."""
+
+    PLACES = {"/": (GO_DIRECTORY,), "/dir": (GO_DIRECTORY,), "/file": (), "/to-dir": (GO_SYMLINK, "dir"),
+              "/to-file": (GO_SYMLINK, "/file"), "/dangling": (GO_SYMLINK, "nowhere"), "/dir/up": (GO_SYMLINK, "../file"),
+              "/null": (GO_DEVICE,), "/odd": (GO_IRREGULAR,), "/twice": (GO_SYMLINK, "to-dir")}
+    normalise = (CLOSED_PIPE,)
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(("HEAD", "/containers/c/archive", self.about),
+                                                ("PUT", "/containers/c/archive", answer(200, b""))))
+        self.host = self.engine.host
+        self.names = {"home": self.home}
+        for folder in ("src/d/e", "src/empty", "other"):
+            os.makedirs(os.path.join(self.home, folder))
+        for path, data in (("src/f", b"f"), ("src/d/x", b"x" * 600), ("src/d/e/deep", b""), ("a:b", b"colon")):
+            with open(os.path.join(self.home, path), "wb") as file:
+                file.write(data)
+        for link, target in (("src/to-d", "d"), ("src/to-f", "f"), ("src/dangling", "nowhere"), ("src/d/up", "../f"),
+                             ("other/abs", os.path.join(self.home, "src", "d")), ("in", "src")):
+            os.symlink(target, os.path.join(self.home, link))
+        os.chmod(os.path.join(self.home, "src/d/x"), 0o4750)
+        for base, folders, files in os.walk(self.home, topdown=False):
+            for name in folders + files:
+                os.utime(os.path.join(base, name), (1e9, 1e9), follow_symlinks=False)
+        os.utime(self.home, (1e9, 1e9))
+
+    def about(self, request):
+        path = request.query["path"][0]
+        name = "/" + os.path.normpath("/" + path).lstrip("/")
+        if name not in self.PLACES:
+            return answer(404, b"")
+        mode, link = (self.PLACES[name] + (0, ""))[:2] if self.PLACES[name] else (0o644, "")
+        return answer(200, b"", headers=[path_stat(name, mode | 0o755, link or "")])
+
+    def wire(self):
+        for request in self.engine.calls():
+            if request.method == "PUT" and request.body:
+                request.body = tar_listing(request.body).encode()
+        return super().wire()
+
+    @lines("""
+        cp src/f c:/
+        cp src/f c:/dir
+        cp src/f c:/dir/
+        cp src/f c:/file
+        cp src/f c:/new
+        ! cp src/f c:/new/
+        ! cp src/f c:/new/.
+        cp src/f c:/nodir/new
+        cp src/f c:/to-dir
+        cp src/f c:/to-dir/
+        cp src/f c:/to-file
+        cp src/f c:/dangling
+        cp src/f c:/dir/up
+        cp src/f c:/twice
+        ! cp src/f c:/null
+        ! cp src/f c:/odd
+        cp src/f c:new
+        cp src/f c:dir/../new
+        cp src/d c:/dir
+        cp src/d c:/dir/.
+        cp src/d c:/new
+        cp src/d c:/new/
+        cp src/d c:/
+        ! cp src/d c:/file
+        ! cp src/d c:/file/
+        ! cp src/d c:/to-file
+        cp src/d c:/dangling
+        cp src/d/ c:/dir
+        cp src/d/ c:/new
+        cp src/d/. c:/dir
+        cp src/d/. c:/new
+        ! cp src/d/. c:/file
+        cp src/to-d c:/dir
+        cp src/to-d c:/new
+        cp src/to-d/ c:/dir
+        cp src/to-d/ c:/new
+        cp src/to-d/. c:/dir
+        cp src/to-f c:/dir
+        cp src/dangling c:/dir
+        cp -L src/to-d c:/dir
+        cp -L src/to-d c:/new
+        cp -L src/to-d/ c:/dir
+        cp -L src/to-d/. c:/dir
+        ! cp -L src/to-d c:/file
+        cp -L src/to-f c:/dir
+        cp -L src/to-f c:/new
+        cp -L other/abs c:/dir
+        cp other/abs/e c:/dir
+        cp in/d c:/dir
+        ! cp -L src/dangling c:/dir
+        ! cp src/nosuch c:/dir
+        ! cp src/nosuch/ c:/dir
+        ! cp src/nosuch/x c:/dir
+        ! cp src/f/ c:/dir
+        ! cp src/f/x c:/dir
+        cp -a src/d c:/dir
+        container cp src/f c:/dir
+        cp -q src/f c:/dir
+        cp --quiet=false src/f c:/dir
+        cp . c:/dir
+        cp src/.. c:/new
+        cp ./src/../src/f c:/dir
+        cp $home/src/f c:/dir
+        cp $home/src/ c:/new
+        cp ./a:b c:/dir
+        ! cp a:b c:/dir
+        ! cp src/f c
+        ! cp c:/x d:/y
+        ! cp src/f src/d
+        ! cp "" c:/
+        ! cp src/f ""
+        ! cp src/f
+        ! cp src/f c:/ x
+        ! cp -x src/f c:/
+        ! cp src/f /abs:x
+        ! cp src/f .c:x
+    """)
+    def test_cp(self, *args, **options):
+        self.differential(*args, **options)
+
+    @lines("""
+        cp - c:/dir
+        cp - c:/to-dir
+        cp -a - c:/
+        ! cp - c:/file
+        ! cp - c:/new
+        ! cp - -
+    """)
+    def test_from_the_input(self, *args, **options):
+        self.differential(*args, input=tar_of(("x", b"data")), **options)
+
+    @rows(("full", answer(500, {"message": "no space left on device"})), ("read-only", answer(403, {"message": "container rootfs is marked read-only"})))
+    def test_refused(self, title, thing):
+        self.engine.script.insert(0, ("PUT", ".*", thing))
+        self.differential("cp", "src/d", "c:/dir", fails=True, wire=False)
+
+    @rows(("dies", early([DIE]), r"\A[^\n]+\n\Z"),
+          ("knows at once", early(answer(404, {"message": "gone"})), r"\AError response from daemon: gone\n\Z"))
+    def test_ended_early(self, title, thing, words):
+        with open(os.path.join(self.home, "src", "d", "big"), "wb") as file:
+            file.truncate(30 << 20)
+        self.engine.script.insert(0, ("PUT", ".*", thing))
+        self.check(self.pydock("cp", "src/d", "c:/dir"), 1, "", re.compile(words))
+
+    def test_on_a_terminal(self):
+        for words in (["cp", "src/d", "c:/dir"], ["cp", "-q", "src/d", "c:/dir"], ["cp", "src/f", "c:/to-file"]):
+            self.differential(*words, runner=on_terminal())
+
+    def test_skipped(self):
+        """docker logs what it cannot send, and goes on; the same here, in plain words."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(os.path.join(self.home, "src", "d", "sock"))
+            done = self.pydock("cp", "src/d", "c:/dir")
+        self.check(done, 0, "", "Can't add file %s/src/d/sock to tar: archive/tar: sockets not supported\n" % self.home)
+        self.assertIn("d/x ", tar_listing(self.engine.calls()[-1].body))
+
+
+class ExtractTest(CliCase):
+    """cp out of a container: what becomes of archives, hostile ones among them."""
+
+    def extract(self, *pieces, target="out", size=None, **options):
+        """Runs cp on an archive; returns the Outcome."""
+        data = b"".join(pieces)
+        thing = chunked(*[data[at:at + 32768] for at in range(0, len(data), 32768)], content_type="application/x-tar",
+                        headers=[path_stat("top", options.pop("mode", GO_DIRECTORY | 0o755))])
+        if size:
+            thing = split(thing, size)
+        self.engine = self.start(ScriptedEngine(("GET", "/containers/c/archive", options.pop("thing", None) or list(thing))))
+        return self.pydock("cp", "c:/top", target, env={"DOCKER_HOST": self.engine.host}, **options)
+
+    def setUp(self):
+        super().setUp()
+        for path in ("out", "away"):
+            os.mkdir(os.path.join(self.home, path))
+        with open(os.path.join(self.home, "away", "keep"), "w") as file:
+            file.write("mine")
+        os.symlink("../away", os.path.join(self.home, "out", "link"))
+        self.names = {"home": self.home}
+
+    ESCAPES = (
+        ("parent", [("../away/x", b"evil")], '"../away/x" is outside of'),
+        ("parents", [("top/../../away/x", b"evil")], '"../away/x" is outside of'),
+        ("link there", [("link/x", b"evil")], "mkdir $home/out/link: not a directory"),
+        ("own link", [("top", b"5"), ("top/l", b"2", {"linkname": "/"}), ("top/l/tmp/x", b"evil")], "not a directory"),
+        ("link out", [("l", b"2", {"linkname": "../away"})], 'invalid symlink "$home/out/l" -> "../away"'),
+        ("deep link out", [("a/l", b"2", {"linkname": "../../away/keep"})], "invalid symlink"),
+        ("hard link out", [("l", b"1", {"linkname": "../away/keep"}), ("l", b"evil")], "invalid hardlink"),
+        ("hard link by link", [("l", b"1", {"linkname": "link/keep"})], "link $home/out/l: not a directory"),
+        ("hard link to nothing", [("l", b"1", {"linkname": "nosuch"})], "link $home/out/l: no such file or directory"),
+        ("folder over link", [("link", b"5")],
+         'cannot overwrite non-directory "$home/out/link" with directory "$home/out"'),
+        ("dot dot", [("..", b"5")], '".." is outside of'), ("file for root", [(".", b"evil")], "cannot overwrite directory"),
+        ("folder for parent", [("../away", b"5", {"mode": 0})], '"../away" is outside of'),
+        ("unknown type", [("x", b"Z")], "unhandled tar header type 90"),
+        ("nul", [("x", b"a", {"pax_headers": {"path": "a\0b"}})], "archive/tar: invalid tar header"),
+        ("negative", [("x", b"a", {"pax_headers": {"size": "-1"}})], "archive/tar: invalid tar header"),
+        ("no number", [("x", b"a", {"pax_headers": {"mtime": "soon"}})], "archive/tar: invalid tar header"),
+        ("escape in pax", [("x", b"a", {"pax_headers": {"path": "../../x"}})], '"../../x" is outside of'),
+    )
+
+    @rows(*ESCAPES)
+    def test_nothing_leaves(self, title, entries, words):
+        done = self.extract(tar_of(*entries))
+        self.check(done, 1, "")
+        self.assertIn(words.replace("$home", self.home), done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1)
+        self.assertEqual({key: value[1] for key, value in tree(os.path.join(self.home, "away")).items()}, {"keep": b"mine"})
+        self.assertFalse(os.path.exists(os.path.join(self.home, "x")))
+
+    @rows(("absolute", [("/x", b"a")], {"x": b"a"}), ("absolute up", [("/../x", b"a")], {"x": b"a"}),
+          ("dots", [("./a/./../b//c", b"a")], {"b": None, "b/c": b"a"}),
+          ("over a link", [("link", b"new")], {"link": b"new"}),
+          ("absolute link", [("l", b"2", {"linkname": "/nowhere"})], {"l": "-> /nowhere"}),
+          ("link within", [("a/l", b"2", {"linkname": "../x"})], {"a": None, "a/l": "-> ../x"}),
+          ("twice", [("x", b"1st"), ("x", b"2nd")], {"x": b"2nd"}),
+          ("hard link, then another file", [("x", b"1st"), ("y", b"1", {"linkname": "x"}), ("x", b"2nd")],
+           {"x": b"2nd", "y": b"1st"}),
+          ("shut folder", [("d", b"5", {"mode": 0}), ("d/x", b"a")], {"d": None, "d/x": b"a"}),
+          ("late folder", [("d/x", b"a"), ("d", b"5", {"mode": 0o700})], {"d": None, "d/x": b"a"}),
+          ("old folder type", [("d/", b"", {"type": b"\0"})], {"d": None}),
+          ("long", [("n" * 120 + "/" + "m" * 200, b"a"), ("l", b"2", {"linkname": "t" * 150})],
+           {"n" * 120: None, "n" * 120 + "/" + "m" * 200: b"a", "l": "-> " + "t" * 150}))
+    def test_what_is_unpacked(self, title, entries, wanted):
+        self.check(self.extract(tar_of(*entries), size=700), 0, "", "")
+        found = {key: value[1] for key, value in tree(os.path.join(self.home, "out")).items()}
+        if "link" not in wanted:
+            del found["link"]
+        self.assertEqual(found, wanted)
+
+    def test_modes_times_and_kinds(self):
+        self.check(self.extract(tar_of(
+            ("top", b"5", {"mode": 0o2750}), ("top/f", b"f", {"mode": 0o4711, "pax_headers": {"mtime": "1.5"}}),
+            ("top/h", b"1", {"linkname": "top/f"}), ("top/l", b"2", {"linkname": "f", "mtime": 77}),
+            ("top/p", b"6", {"mode": 0o622}), ("top/old", b"", {"mtime": -5}), ("top/u", b"u", {"uid": 12345, "gid": 54321})),
+            target="new"), 0, "", "")
+        def about(name):
+            return os.lstat(os.path.join(self.home, "new", name))
+        self.assertEqual([stat.S_IMODE(about(name).st_mode) for name in (".", "f", "p")], [0o2750, 0o4711, 0o622])
+        self.assertEqual([about(name).st_mtime_ns for name in (".", "f", "l", "old")], [10 ** 18, 1500000000, 77 * 10 ** 9, 0])
+        self.assertEqual((about("f").st_ino, about("f").st_nlink), (about("h").st_ino, 2))
+        self.assertTrue(stat.S_ISFIFO(about("p").st_mode))
+        self.assertEqual((about("u").st_uid, about("u").st_gid), (os.geteuid(), os.getegid()))
+
+    @rows(("GNU", tarfile.GNU_FORMAT), ("ustar", tarfile.USTAR_FORMAT), ("pax", tarfile.PAX_FORMAT))
+    def test_formats(self, title, form):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+            for number in range(100):
+                info = tarfile.TarInfo("top/" + "d" * (number + 30) + "/" + "f" * (number // 2 + 30))
+                info.size, info.uid = number * 100, 3 if form == tarfile.USTAR_FORMAT else 1 << 21 | number
+                tar.addfile(info, io.BytesIO(b"\xff" * info.size))
+        self.check(self.extract(out.getvalue(), size=4999), 0, "", "")
+        self.assertEqual(sum(len(what or b"") for _, what in tree(os.path.join(self.home, "out", "top")).values()), 495000)
+
+    def test_sparse_entries_are_refused(self):
+        """No engine writes them, and their bytes must not pass for the file's own."""
+        for entry in (("x", b"S"), ("x", b"abc", {"pax_headers": {"GNU.sparse.major": "1"}})):
+            self.check(self.extract(tar_of(entry)), 1, "", re.compile("unhandled tar header type 83|sparse files"))
+
+    @rows(("half a header", -1524, "unexpected EOF"), ("half a file", -1800, "unexpected EOF"), ("cut", None, "unexpected EOF"),
+          ("junk", b"\1" * 1024, "archive/tar: invalid tar header"))
+    def test_broken(self, title, cut_at, words):
+        data = tar_of(("a", b"a" * 9000))[:10240 - 512]
+        data = data.rstrip(b"\0") + bytes(-len(data.rstrip(b"\0")) % 512)
+        thing = None
+        if cut_at is None:
+            thing = cut(chunked(data, headers=[path_stat("top")]), -600)
+        elif isinstance(cut_at, bytes):
+            data += cut_at
+        else:
+            data = (data + bytes(1024))[:cut_at]
+        done = self.extract(data, thing=thing)
+        self.check(done, 1, "", words + "\n")
+
+    def test_no_end_blocks(self):
+        self.check(self.extract(tar_of(("a", b"a"))[:1024]), 0, "", "")
+
+    @rows(("none", ()), ("junk", [("X-Docker-Container-Path-Stat", "%%%")]),
+          ("no JSON", [("X-Docker-Container-Path-Stat", "AAAA")]), ("list", [("X-Docker-Container-Path-Stat", "W10=")]))
+    def test_bad_stat(self, title, headers):
+        done = self.extract(thing=answer(200, b"", headers=headers))
+        self.check(done, 1, "", re.compile("unable to get resource stat from response: unable to decode container path stat "
+                                           "header: [^\n]+\n\\Z"))
+
+    def test_interrupted(self):
+        """Ctrl-C ends it by the signal."""
+        thing = chunked(tar_of(("a", b"a" * 9000))[:2000], SILENCE, headers=[path_stat("top")])
+        engine = self.start(ScriptedEngine(("GET", "/containers/c/archive", thing)))
+        with Pty(pydock_command() + ["cp", "c:/top", "out"], self.env({"DOCKER_HOST": engine.host}), cwd=self.home) as terminal:
+            self.assertTrue(wait_until(lambda: os.path.exists(os.path.join(self.home, "out", "a")), 10))
+            terminal.send(b"\x03")
+            self.assertEqual(terminal.wait(), -signal.SIGINT)
+            self.assertNotIn("Traceback", terminal.text)
+
+    def test_a_big_tree(self):
+        """20,000 files go both ways and come out the same."""
+        top = os.path.join(self.home, "top")
+        for number in range(20000):
+            if number % 100 == 0:
+                os.makedirs(os.path.join(top, "d%d" % (number // 100)))
+            with open(os.path.join(top, "d%d" % (number // 100), "f%d" % number), "wb") as file:
+                file.write(b"%d" % number * (number % 500))
+        engine = self.start(ScriptedEngine(("PUT", "/containers/c/archive", answer(200, b"")),
+                                           ("HEAD", ".*", answer(404, b""))))
+        self.check(self.pydock("cp", "top", "c:/top", env={"DOCKER_HOST": engine.host}), 0, "", "")
+        self.check(self.extract(engine.calls()[-1].body), 0, "", "")
+        self.assertEqual(tree(os.path.join(self.home, "out", "top")), tree(top))
+
+
 class RealEngineCase(DifferentialCase):
     """On dockerd, through a proxy that records the wire; `image` is one of three small layers, `app:1`."""
 
@@ -6319,6 +6785,149 @@ class EngineContainerTest(RealEngineCase):
           ("empty", ["import", "-", "t/made"], lambda: b""), ("address", ["import", "http://127.0.0.1:1/x"], lambda: b""))
     def test_import(self, title, args, data):
         self.differential(*args, input=data(), fails=None)
+
+
+class EngineCopyTest(RealEngineCase):
+    """cp out of a container of a real engine, by all rules for both ends, and into one."""
+
+    normalise = (CLOSED_PIPE,)
+    made = False           # whether the container is there; no test changes it
+    FILES = (("s", b"5"), ("s/f", b"f"), ("s/d", b"5", {"mode": 0o750}), ("s/d/x", b"x" * 5000, {"mode": 0o4755}),
+             ("s/d/e", b"5"), ("s/d/hard", b"1", {"linkname": "s/d/x"}), ("s/to-d", b"2", {"linkname": "d"}),
+             ("s/to-f", b"2", {"linkname": "f"}), ("s/dangling", b"2", {"linkname": "nowhere"}),
+             ("s/abs", b"2", {"linkname": "/s/d"}), ("s/d/in", b"2", {"linkname": "../f"}), ("s/p", b"6"),
+             ("s/u", b"u", {"uid": 1000, "gid": 1001}), ("s/\xe9" + "n" * 120, b"name"), ("up", b"5"),
+             ("up/out", b"2", {"linkname": "../../away"}))
+
+    def setUp(self):
+        super().setUp()
+        if not EngineCopyTest.made:
+            self.dockerd.container("files", start=False)
+            must(api(self.dockerd.host, "PUT", "/containers/files/archive?copyUIDGID=true&path=/", tar_of(*self.FILES),
+                     {"Content-Type": "application/x-tar"}))
+            EngineCopyTest.made = True
+        for folder in ("out", "there/f", "there/s"):
+            os.makedirs(os.path.join(self.home, folder))
+        for name in ("file", "there/d"):
+            with open(os.path.join(self.home, name), "w") as file:
+                file.write("old")
+        for link, target in (("to-out", "out"), ("to-file", "file"), ("dangling", "nowhere"), ("loop", "loop"),
+                             ("far", "no/where")):
+            os.symlink(target, os.path.join(self.home, link))
+
+    @classmethod
+    def tearDownClass(cls):
+        if cls.made:
+            Dockerd.get().remove_container("files")
+
+    @lines("""
+        cp files:/s .
+        cp files:/s out
+        cp files:/s out/.
+        cp files:/s new
+        cp files:/s new/
+        cp files:/s/. new
+        cp files:/s/. out
+        cp files:/s/ out
+        ! cp files:/s file
+        ! cp files:/s file/
+        ! cp files:/s no/new
+        cp files:/s/f out
+        cp files:/s/f new
+        cp files:/s/f file
+        ! cp files:/s/f file/
+        ! cp files:/s/f new/
+        ! cp files:/s/f new/.
+        cp files:/s/f ./out/../new
+        cp files:/s/d there/s
+        ! cp files:/s/d there
+        ! cp files:/s/f there
+        ! cp files:/s/. there
+        cp files:/s/to-d new
+        cp files:/s/to-d/ out
+        cp files:/s/to-d/ new
+        cp files:/s/to-d/. new
+        cp files:/s/to-f new
+        cp files:/s/dangling new
+        cp -L files:/s/to-d out
+        cp -L files:/s/to-d new
+        cp -L files:/s/to-d/ out
+        cp -L files:/s/to-d/. new
+        cp -L files:/s/to-f new
+        cp -L files:/s/to-f out
+        cp -L files:/s/abs new
+        cp -L files:/s/f new
+        ! cp -L files:/s/dangling out
+        ! cp -L files:/nosuch out
+        ! cp files:/s/abs/. to-out
+        cp files:/s/f to-out
+        cp files:/s/f to-file
+        cp files:/s/f dangling
+        cp files:/s/d dangling
+        ! cp files:/s/d to-file
+        ! cp files:/s/f loop
+        ! cp files:/s/f far
+        ! cp files:/nosuch .
+        ! cp nosuch:/ .
+        ! cp files:/s/f/ out
+        ! cp files:/s/f/. out
+        ! cp files:/s/f /dev/null
+        ! cp files:/s/f file/x
+        ! cp files:/up new
+        cp files:s out
+        cp files:/s/d -
+        cp -L files:/s/to-f -
+        ! cp files:/nosuch -
+        cp -a files:/s out
+        cp -q files:/s/f out
+        cp files:/s/p out
+        container cp files:/s/f out
+    """)
+    def test_from(self, *args, **options):
+        self.differential(*args, **options)
+
+    def test_from_on_a_terminal(self):
+        self.differential("cp", "files:/s", "out", runner=on_terminal())
+
+    def test_same_times(self):
+        """Times, links and kinds, too, are what docker leaves."""
+        def looks(name):
+            found = {}
+            for base, folders, files in os.walk(os.path.join(self.home, name)):
+                for path in [os.path.join(base, entry) for entry in folders + files]:
+                    about = os.lstat(path)
+                    found[os.path.relpath(path, os.path.join(self.home, name))] = (
+                        oct(about.st_mode), about.st_mtime_ns, about.st_nlink, about.st_uid, about.st_gid, about.st_size)
+            return found
+        for name, command in (("theirs", [docker_client()]), ("ours", pydock_command())):
+            self.check(run(command + ["cp", "files:/s", name], self.env(), cwd=self.home), 0, "", "")
+        self.assertEqual(looks("ours"), looks("theirs"))
+        self.assertGreater(len(looks("ours")), 10)
+
+    def test_to(self):
+        """What arrives in a container is what docker brings there."""
+        listings = []
+        self.check(run([docker_client(), "cp", "files:/s", "local"], self.env(), cwd=self.home), 0, "", "")
+        for name, command in (("docker", [docker_client()]), ("pydock", pydock_command())):
+            self.dockerd.container("filled", start=False)
+            for words in (["local", "filled:/"], ["local/.", "filled:/tmp"], ["-a", "local/f", "filled:/etc/f"],
+                          ["local/d", "filled:/tmp/new"], ["-", "filled:/tmp"]):
+                self.check(run(command + ["cp"] + words, self.env(), tar_of(("in", b"put")), cwd=self.home), 0, "", "")
+            listings.append([re.sub("(?m)^tmp 5.*", "", tar_listing(must(api(
+                self.dockerd.host, "GET", "/containers/filled/archive?path=" + path)))) for path in ("/local", "/tmp", "/etc/f")])
+        self.dockerd.remove_container("filled")
+        self.assertEqual(listings[1], listings[0])
+
+    @lines("""
+        ! cp file files:/nosuch/x
+        ! cp out files:/s/f
+        ! cp file files:/s/f/x
+        ! cp - files:/s/f
+        ! cp file nosuch:/x
+        ! cp there/f files:/s
+    """)
+    def test_refused(self, *args, **options):
+        self.differential(*args, wire=False, **options)
 
 
 class EngineRegistryTest(RealEngineCase):
