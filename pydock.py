@@ -41,10 +41,11 @@ from urllib.parse import quote, urlencode, urlsplit
 __version__ = "0.1.0"
 
 __all__ = [
-    "ApiError", "AuthConfig", "Body", "Client", "ConfigFile", "ConnectionFailed", "DockerCli", "DockerError", "Endpoint",
-    "FlagSet", "Hijacked", "JsonStream", "NotFound", "ProgressDisplay", "Reference", "StatusError", "StreamFailed",
-    "TarStream", "Template", "TemplateError", "Unauthorized", "UsageError", "main", "parse_host", "parse_reference",
-    "parse_repository_tag", "resolve_endpoint", "resolve_repository_name",
+    "ApiError", "AuthConfig", "Body", "BuildContext", "BuildDisplay", "Client", "ConfigFile", "ConnectionFailed",
+    "DockerCli", "DockerError", "DockerIgnore", "Endpoint", "FlagSet", "Hijacked", "JsonStream", "NotFound",
+    "ProgressDisplay", "Reference", "StatusError", "StreamFailed", "TarStream", "Template", "TemplateError",
+    "Unauthorized", "UsageError", "decode_trace", "main", "parse_host", "parse_reference", "parse_repository_tag",
+    "resolve_endpoint", "resolve_repository_name",
 ]
 
 
@@ -1975,6 +1976,20 @@ class ConfigFile:
         wanted = registry_hostname(index)
         return next((auth for key, auth in sorted(self.auths.items()) if registry_hostname(key) == wanted), AuthConfig())
 
+    def all_credentials(self) -> dict:
+        """The credentials for every registry that the file or a helper knows: {key: AuthConfig}."""
+        store, found = self.get("credsStore", ""), {}
+        try:
+            servers = set(CredentialHelper(store).list() if store else self.auths) | set(self.get("credHelpers", {}))
+        except DockerError:
+            servers = set(self.get("credHelpers", {}))
+        for server in servers:
+            try:
+                found[server] = self.resolve_auth_config(server)
+            except DockerError:
+                pass                    # the registry will say so if it is needed
+        return found
+
     def store_auth(self, server: str, auth: AuthConfig) -> bool:
         """Keep credentials, in a helper or in the file; true if they now stand in the file unencrypted.
 
@@ -3682,6 +3697,19 @@ class Client:
             "path": path, "noOverwriteDirNonDir": "true", "copyUIDGID": "true" if copy_uid_gid else None},
             archive, {"Content-Type": "text/plain"}).close()
 
+    def build(self, source, query: dict, credentials: dict = None) -> JsonStream:
+        """POST /build: send a tar archive, an iterable of blocks or an open binary file; the messages.
+
+        `query` is the API's, with plain values; `credentials` are {registry: AuthConfig}.
+        """
+        headers = {"Content-Type": TAR_TYPE}
+        if credentials is not None:
+            text = compact_json({name: auth.to_json() for name, auth in sorted(credentials.items())})
+            headers["X-Registry-Config"] = base64.urlsafe_b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
+        query = {name: compact_json(value) if name in ("buildargs", "cachefrom", "labels", "ulimits") and value else value
+                 for name, value in query.items()}
+        return JsonStream(self.stream("POST", "/build", query, source, headers))
+
     # -- failures ------------------------------------------------------------------------------------------------------
 
     def _refusal(self, answer, method, path, query):
@@ -4074,6 +4102,314 @@ def read_password(stream, write, prompt: str) -> str:
     if not line:
         raise EOFError
     return line.rstrip("\r\n")
+
+
+# BuildKit's StatusResponse, a protobuf message: for each message its fields from 1 on, named as `--progress rawjson`
+# names them, with their kinds; a `*` marks those that repeat.
+_TRACE_FIELDS = {words[0]: [word.split(":") for word in words[1:]] for words in map(str.split, """\
+trace vertexes:*vertex statuses:*status logs:*log warnings:*warning
+vertex digest:text inputs:*text name:text cached:bool started:time completed:time error:text
+status id:text vertex:text name:text current:int total:int timestamp:time started:time completed:time
+log vertex:text timestamp:time stream:int data:bytes
+warning vertex:text level:int short:bytes detail:*bytes url:text
+time seconds:int nanos:int""".splitlines())}
+
+
+def decode_trace(data: bytes, kind: str = "trace") -> dict:
+    """Decode a `moby.buildkit.trace`: `vertexes`, `statuses`, `logs` and `warnings`, each a list of dicts.
+
+    Times are in nanoseconds since 1970.  Unknown fields are left out; ValueError for what is no such message.
+    """
+    message, at, fields = {}, 0, _TRACE_FIELDS[kind]
+    while at < len(data):
+        key, at = _varint(data, at)
+        value = 0
+        if key & 7 == 0:
+            value, at = _varint(data, at)
+        elif key & 7 == 2:
+            size, at = _varint(data, at)
+            value, at = data[at:at + size], at + size
+        else:
+            at += {1: 8, 5: 4}.get(key & 7, len(data) + 1)
+        if at > len(data):
+            raise ValueError("malformed protobuf message")
+        name, how = fields[(key >> 3) - 1] if 0 < key >> 3 <= len(fields) else ("", "")
+        one = how.lstrip("*")
+        if not name or isinstance(value, int) != (one in ("int", "bool")):
+            continue
+        if one == "text":
+            value = value.decode("utf-8", "replace")
+        elif one in ("int", "bool"):
+            value = value - (value >> 63 << 64) if one == "int" else bool(value)
+        elif one != "bytes":
+            value = decode_trace(value, one)
+            if one == "time":
+                value = value.get("seconds", 0) * 10 ** 9 + value.get("nanos", 0)
+        message[name] = value if one == how else message.get(name, []) + [value]
+    return message
+
+
+def _varint(data, at):
+    value = shift = 0
+    while at < len(data) and shift < 64:
+        value |= (data[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if data[at - 1] < 128:
+            return value & (1 << 64) - 1, at
+    raise ValueError("malformed protobuf message")
+
+
+def _trace_json(value, name=""):
+    """A decoded trace as JSON has it: bytes in base64, times in RFC 3339."""
+    if isinstance(value, dict):
+        return {key: _trace_json(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_trace_json(item) for item in value]
+    if name in ("started", "completed", "timestamp"):
+        fraction = (".%09d" % (value % 10 ** 9)).rstrip("0").rstrip(".")
+        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(value // 10 ** 9)) + fraction + "Z"
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
+
+
+class Vertex:
+    """One step of a BuildKit build, as far as its trace has told it."""
+
+    def __init__(self):
+        self.name = self.error = ""
+        self.number = self.ended = 0    # what the plain display calls it; when we heard that it had ended
+        self.cached = self.done = self.partial = False      # partial: the last line of the log may go on
+        self.runs = {}                  # start of each run, in nanoseconds -> its end, None while it runs
+        self.statuses = {}              # ID -> its newest state
+        self.tail = []                  # the last lines of the log
+        # what the plain display has not printed: IDs of statuses, warnings, (line begins, text) of the log; since when
+        self.fresh, self.warnings, self.lines, self.news = set(), [], [], 0
+
+    @property
+    def mark(self) -> str:
+        """What went wrong: CANCELED, ERROR or nothing."""
+        return self.error and ("CANCELED" if self.error.endswith("context canceled") else "ERROR")
+
+    def update(self, news: dict) -> None:
+        self.name = news.get("name") or self.name
+        if "started" in news:
+            self.runs[news["started"]] = news.get("completed")
+            self.error, self.cached = news.get("error", ""), news.get("cached", False)
+            if "completed" in news and not self.done:
+                self.ended = time.time()
+            self.done = "completed" in news
+
+    def seconds(self, now: float = 0) -> float:
+        """How long it has been running."""
+        return sum((now * 1e9 if end is None else end) - start for start, end in self.runs.items()) / 1e9
+
+    def log(self, at: int, data: bytes) -> None:
+        """Take in a piece of the log; each line gets in front how long the step has run."""
+        seconds = (at - max(self.runs or [at])) / 1e9
+        for text in re.findall(r"[^\n]*\n|[^\n]+", data.decode("utf-8", "replace")):
+            begins, self.partial = not self.partial, not text.endswith("\n")
+            if begins:
+                text = "%.*f %s" % (3 if seconds < 10 else 2 if seconds < 100 else 1, seconds, text)
+                self.tail = self.tail[-9:] + [""]
+            self.lines.append((begins, text))
+            self.tail[-1] += text.rstrip("\n")
+
+
+PROGRESS_MODES = ("auto", "plain", "tty", "rawjson", "quiet", "none")
+_REFRESH = 0.1                          # seconds between two looks of a build's display at what is new
+_PATIENCE = 5                           # seconds for which the plain display stays with a step while others have news
+_LOG_ROWS = 6                           # how much of a running step's log the terminal shows
+
+
+def _amount(status):
+    """The figures of a status: ` 2.10MB / 5.00MB`."""
+    sizes = [status.get("current", 0), status.get("total", 0)]
+    texts = ["%dB" % size if size < 1000 else re.sub(r"^[\d.]+", lambda text: "%.2f" % float(text.group()),
+                                                     format_size(size, 12)) for size in sizes[:1 + bool(sizes[1])]]
+    return " " + " / ".join(texts) if any(sizes) else ""
+
+
+class BuildDisplay:
+    """Shows the trace of a BuildKit build as `docker buildx build --progress` does.
+
+    `mode` is `plain`, `tty` (then `size()` gives the terminal's columns and rows, and `title` stands at the right),
+    `rawjson` or `quiet`; `write(text)` takes the output.  A context manager; at its end all is shown.
+    """
+
+    def __init__(self, write, mode: str = "plain", size=None, title: str = ""):
+        import threading
+        self.write = write
+        self.mode = mode
+        self.size = size
+        self.title = title
+        self.vertexes = {}              # digest -> Vertex, in the order of their appearance
+        self._warnings = []
+        self._current = None            # the step that the plain display is at
+        self._numbered = 0
+        self._open = False              # whether its last line has no end yet
+        self._drawn = 0                 # lines that the terminal's block takes
+        self._began = time.time()
+        self._ahead = None              # by how many seconds our clock is ahead of the engine's
+        self._lock, self._over = threading.Lock(), threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self):
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_):
+        self._over.set()
+        self._ticker.join()
+        self._refresh(True)
+        out = []
+        for vertex in self.vertexes.values():
+            if vertex.mark == "ERROR":
+                out.append("------\n > %s:\n%s------\n" % (vertex.name, "".join(line + "\n" for line in vertex.tail)))
+        if self._warnings:
+            out.append("\n %d warning%s found:\n" % (len(self._warnings), "s" * (len(self._warnings) > 1)))
+            out += [" - %s\n" % text for text in self._warnings]
+        if out and self.mode in ("plain", "tty"):
+            self.write("".join(out))
+
+    def _tick(self):
+        try:
+            while not self._over.wait(_REFRESH):
+                self._refresh()
+        except OSError:
+            pass                        # the output is gone, which the main thread will notice
+
+    def _refresh(self, last=False):
+        with self._lock:
+            text = self._screen(last) if self.mode == "tty" else "".join(self._plain()) if self.mode == "plain" else ""
+        if text:
+            self.write(text)
+
+    def add(self, trace: dict) -> None:
+        """Take in a decoded trace."""
+        if self.mode == "rawjson":
+            self.write(compact_json(_trace_json(trace)) + "\n")
+        with self._lock:
+            for news in trace.get("vertexes", ()):
+                vertex = self._vertex(news.get("digest"))
+                vertex.update(news)
+                if self._ahead is None and vertex.runs:
+                    self._ahead = time.time() - min(vertex.runs) / 1e9
+            for news in trace.get("statuses", ()):
+                vertex = self._vertex(news.get("vertex"))
+                vertex.fresh.add(news.get("id", ""))
+                vertex.statuses.setdefault(news.get("id", ""), {}).update(news)      # what is "printed" in it stays
+            for news in trace.get("logs", ()):
+                self._vertex(news.get("vertex")).log(news.get("timestamp", 0), news.get("data", b""))
+            for news in trace.get("warnings", ()):
+                self._warnings.append(news.get("short", b"").decode("utf-8", "replace"))
+                self._vertex(news.get("vertex")).warnings.append(self._warnings[-1])
+
+    def _vertex(self, digest):
+        vertex = self.vertexes.setdefault(digest, Vertex())
+        if not vertex.news:
+            vertex.news = time.time()
+        return vertex
+
+    # -- plain ---------------------------------------------------------------------------------------------------------
+
+    def _plain(self):
+        """The pieces of text for all news that are due: steps that ended, then the one that is looked at."""
+        out, now = [], time.time()
+        ended = [vertex for vertex in self.vertexes.values() if vertex.done and vertex.news]
+        for vertex in sorted(ended, key=lambda vertex: (vertex is not self._current, vertex.ended)):
+            self._print(vertex, out)
+        running = [vertex for vertex in self.vertexes.values() if vertex.runs and not vertex.done]
+        if self._current and self._current.news:
+            self._print(self._current, out)
+        due = [vertex for vertex in running if vertex.news and (not self._current or now - vertex.news > _PATIENCE)]
+        for vertex in (sorted(due, key=lambda vertex: vertex.news) or ([] if self._current else running))[:1]:
+            self._print(vertex, out)
+        return out
+
+    def _print(self, vertex, out):
+        if not vertex.number:
+            self._numbered = vertex.number = self._numbered + 1
+        mark, goes_on = "#%d " % vertex.number, False
+        if vertex is not self._current:
+            if self._current:
+                out.append("\n" * self._open + "#%d ...\n" % self._current.number)
+            out.append("\n" * (self._drawn > 0) + mark + vertex.name + "\n")
+            self._drawn, self._open = 1, False
+        for begins, text in vertex.lines:
+            out.append(text if self._open and not begins else mark + text)
+            self._open = not text.endswith("\n")
+        if self._open and (vertex.fresh or vertex.warnings):
+            out.append("\n")
+            self._open = False
+        for name, status in vertex.statuses.items():
+            if name in vertex.fresh:
+                goes_on = goes_on or "completed" not in status
+                self._print_status(mark + name, status, out)
+        out += [mark + "WARN: " + text + "\n" for text in vertex.warnings]
+        vertex.fresh, vertex.warnings, vertex.lines, vertex.news = set(), [], [], 0
+        self._current = vertex
+        if vertex.done and not goes_on:
+            out.append("\n" * self._open + mark + (
+                "ERROR: " + vertex.error if vertex.mark == "ERROR" else vertex.mark or
+                ("CACHED" if vertex.cached else "DONE %.1fs" % vertex.seconds())) + "\n")
+            self._current, self._open = None, False
+
+    def _print_status(self, name, status, out):
+        """A status is worth a line if it is new or complete, has grown by a 20th, or was not printed for a while."""
+        current, at, end = status.get("current", 0), status.get("timestamp", 0), status.get("completed")
+        before, then = status.get("printed", (0, None))
+        if then is None or end or at - then >= _PATIENCE * 10 ** 9 or \
+                status.get("total") and (current - before) / status["total"] >= 0.05:
+            status["printed"] = current, at
+            seconds = ((end or at) - status.get("started", end or at)) / 1e9
+            out.append("%s%s%s%s\n" % (name, _amount(status), " %.1fs" % seconds if seconds > 0.01 else "",
+                                       " done" if end else ""))
+
+    # -- terminal ------------------------------------------------------------------------------------------------------
+
+    def _screen(self, last):
+        """The text that draws the block anew; the `last` one has every step and no log."""
+        columns, rows = self.size()
+        done = sum(vertex.done for vertex in self.vertexes.values())
+        head = "[+] Building %.1fs (%d/%d)%s" % (time.time() - self._began, done, len(self.vertexes),
+                                                 " FINISHED" * (last and done == len(self.vertexes)))
+        lines = []                      # (text, is finished)
+        for vertex in self.vertexes.values():
+            if vertex.runs:
+                lines += self._rows(vertex, columns - 1, 0 if last else _LOG_ROWS)
+        room = max(rows - 2, 1) if rows and not last else len(lines)
+        for line in [line for line in lines if line[1]][:max(len(lines) - room, 0)]:
+            lines.remove(line)          # where there is no room for all, what has ended goes first
+        text = [head + self.title.rjust(columns - 1 - len(head))] + [line for line, _ in lines[-room:]]
+        up = "\x1b[%dA" % self._drawn if self._drawn else ""
+        self._drawn = len(text)
+        return "\x1b[?25l" + up + "\r" + "".join(line + "\x1b[K\n" for line in text) + "\x1b[J\x1b[?25h"
+
+    def _rows(self, vertex, width, log_rows):
+        """The lines of one step: itself, its statuses, the end of its log while it runs."""
+        now = time.time() - (self._ahead or 0)
+        mark = vertex.mark or "CACHED" * vertex.cached
+        color = {"ERROR": 31, "CANCELED": 33}.get(mark, 34)
+        lines = [(_row((mark + " ").lstrip() + vertex.name, "", vertex.seconds(now), width, vertex.done and color),
+                  vertex.done)]
+        for name, status in vertex.statuses.items():
+            end = status.get("completed")
+            seconds = (end or now * 1e9) / 1e9 - status.get("started", end or now * 1e9) / 1e9
+            lines.append((_row("=> " + name, _amount(status), seconds, width, end and 34), bool(end)))
+        for text in vertex.tail[-log_rows:] if log_rows and not vertex.done else ():
+            text = re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", text.partition(" ")[2]).rstrip("\r").rpartition("\r")[2]
+            lines.append(("\x1b[2m" + ellipsis(" => => # " + visible(text.expandtabs()), width) + "\x1b[0m", False))
+        return lines
+
+
+def _row(name, amount, seconds, width, color):
+    """A line of the terminal's block, the time at its right end."""
+    clock = " %.1fs" % (seconds if seconds >= 0.05 else 0)
+    room = max(width - len(" => ") - len(clock) - len(amount), 1)
+    name = visible(re.sub(r"[\t\n]", " ", name))
+    while display_width(name) > room:
+        name = name[:room - display_width(name)]
+    text = " => " + name + amount + " " * (room - display_width(name)) + clock
+    return "\x1b[%dm%s\x1b[0m" % (color, text) if color and not os.environ.get("NO_COLOR") else text
 
 
 # ======================================================================================================================
@@ -4601,6 +4937,325 @@ def extract_tar(spans, folder: str, renames=()) -> None:
         pass                            # the connection serves on when all is read
 
 
+# -- build contexts ----------------------------------------------------------------------------------------------------
+
+_GLOB = re.compile(r"(\*\*/?)|(\*)|(\?)|(\[\^?(?:(?:\\.|[^]\\-])(?:-(?:\\.|[^]\\-]))?)+\])|\\(.)|([^[\\])", re.DOTALL)
+
+
+def read_dockerignore(data: bytes) -> list:
+    """The patterns in the text of a `.dockerignore`: without comments, blanks, `./` and the like, `!` in front kept."""
+    patterns = []
+    for line in data.decode("utf-8-sig", "surrogateescape").split("\n"):
+        keeps, text = re.match(r"\s*(!?)\s*(.*?)\s*\Z", "" if line.startswith("#") else line, re.DOTALL).groups()
+        if text:
+            text = os.path.normpath(text).replace(os.sep, "/").lstrip("/") or "/"
+        if keeps or text:
+            patterns.append(keeps + text)
+    return patterns
+
+
+class DockerIgnore:
+    """Says of each path in a build context whether it is left out, as a TarStream's `ignore`.
+
+    `patterns` are those of `read_dockerignore`; the last one that matches a path or a folder above it decides.  A folder
+    that is left out is looked into if a pattern with `!` begins with its name, or, with `deep`, as BuildKit has it, if
+    one with wildcards might match below.  Raises DockerError for a pattern that is none.
+    """
+
+    def __init__(self, patterns, deep: bool = False):
+        import itertools
+        self._kept = [pattern[1:] + "/" for pattern in patterns if pattern.startswith("!")]
+        self._never_prunes = deep and any(re.search(r"[*?[\\]", pattern) for pattern in self._kept)
+        self._rules = []                # from the last to the first: (whether it keeps, a matcher for several patterns)
+        for keeps, group in itertools.groupby(patterns, lambda pattern: pattern.startswith("!")):
+            regex = "(?:%s)(?:/|\\Z)" % "|".join(_glob_regex(pattern[keeps:]) for pattern in group)
+            self._rules.insert(0, (keeps, re.compile(regex, re.DOTALL).match))
+
+    def __call__(self, path: str, is_dir: bool = False):
+        if next((keeps for keeps, match in self._rules if match(path)), True):
+            return False
+        prunes = is_dir and not self._never_prunes and not any(kept.startswith(path + "/") for kept in self._kept)
+        return PRUNE if prunes else True
+
+    def decide(self, path: str, keeps: bool) -> None:
+        """Send this very file, or leave it out, whatever the patterns say."""
+        if bool(self(path)) == keeps:
+            self._kept += [path + "/"] * keeps
+            self._rules.insert(0, (keeps, re.compile(re.escape(path) + r"\Z").match))
+
+
+def _glob_regex(pattern):
+    """A pattern of a `.dockerignore` as a regular expression."""
+    if not pattern:
+        raise DockerError('illegal exclusion pattern: "!"')
+    found = list(_GLOB.finditer(pattern))
+    # `**` in front of plain text means any beginning; elsewhere it stands for whole folders
+    is_suffix = not any(any(match.groups()[:5]) for match in found[1:])
+    out = []
+    for match in found:
+        folders, star, mark, choice, escaped, plain = match.groups()
+        if folders:
+            out.append(".*" if match is found[-1] or is_suffix and folders == "**" else "(?:.*/)?")
+        else:
+            out.append("[^/]*" if star else "[^/]" if mark else choice and "[" + re.sub(r"[\[&|~]", r"\\\g<0>", choice[1:])
+                       or re.escape(escaped or plain))
+    try:
+        re.compile("".join(out))
+    except re.error:                    # a range that runs backwards
+        found = ()
+    if sum(len(match.group()) for match in found) != len(pattern):
+        raise DockerError("syntax error in pattern")
+    return "".join(out)
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether what begins with these 512 bytes is a tar archive, be it compressed with gzip, bzip2, xz or zstd."""
+    import tarfile
+    try:
+        return head.startswith((b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")) or bool(
+            tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape"))
+    except tarfile.HeaderError:
+        return False
+
+
+class BuildContext:
+    """What an image is built from: an iterable for the body of `Client.build`.
+
+    `dockerfile` is the Dockerfile's name, as the user gave it and then as it is within; `text` what it holds, empty where
+    that is not known; `folder` is empty for an archive; `deep` asks for BuildKit's rules.  A context manager, which takes
+    temporary files away.  Fill it with one of the `take_` methods, then `load` it; they raise DockerError.
+    """
+
+    def __init__(self, dockerfile: str = "", deep: bool = False):
+        self.dockerfile = dockerfile
+        self.deep = deep
+        self.folder = self.text = self._temporary = ""
+        self._archive, self._ignore, self._extra = None, None, []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._temporary:
+            import shutil
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def __iter__(self):
+        return iter(self._archive or TarStream(self.folder, ignore=self._ignore, owner=(0, 0), extra=self._extra,
+                                               skipped=self._skip))
+
+    @staticmethod
+    def _skip(path, words):
+        if "sockets" not in words:
+            raise DockerError("error checking context: " + (
+                "no permission to read from '%s'" % path if words == "permission denied" else
+                "can't stat '%s'" % path if words == "no such file or directory" else "%s: %s" % (path, words)))
+
+    def take_stream(self, source) -> None:
+        """Take an open binary file: a tar archive, or else the Dockerfile, which is then all there is."""
+        head = b""
+        while len(head) < 512:
+            block = source.read(512 - len(head))
+            if not block:
+                break
+            head += block
+        if is_archive(head):
+            import itertools
+            self._archive = itertools.chain([head], iter(lambda: source.read(MIB >> 2), b""))
+        elif self.dockerfile:
+            raise DockerError("build context is not an archive" if self.dockerfile == "-" else
+                              "ambiguous Dockerfile source: both stdin and flag correspond to Dockerfiles")
+        else:
+            data = head + source.read()
+            self.dockerfile, self.text = "Dockerfile", data.decode("utf-8", "replace")
+            self._archive = [tar_header("Dockerfile", 0o644, 0, 0, len(data), int(time.time())) + data +
+                             bytes(-len(data) % 512 + 1024)]
+
+    def take_folder(self, folder: str) -> None:
+        """Take a folder with the Dockerfile in it or elsewhere, `-` for one that is still to be read."""
+        self.folder = os.path.realpath(folder)
+        if not os.path.isdir(self.folder):
+            raise DockerError("context must be a directory: " + self.folder)
+        if self.dockerfile == "-":
+            return
+        names = [self.dockerfile] if self.dockerfile else ["Dockerfile", "dockerfile"]
+        base = os.getcwd() if self.dockerfile and not self._temporary else self.folder
+        paths = [os.path.abspath(os.path.join(base, name)) for name in names]
+        path = next(filter(os.path.exists, paths), None)
+        if not path:
+            raise DockerError("unable to evaluate symlinks in Dockerfile path: lstat %s: no such file or directory" %
+                              paths[0])
+        name = os.path.relpath(os.path.realpath(path), self.folder).replace(os.sep, "/")
+        if name.startswith("../") and self._temporary:
+            raise DockerError("the Dockerfile (%s) must be within the build context" % self.dockerfile)
+        self.dockerfile = name
+
+    def take_git(self, url: str) -> None:
+        """Take a git repository, `URL#REF:FOLDER`: only its newest commit where the server allows that."""
+        import tempfile
+        url, _, fragment = url.partition("#")
+        ref, _, folder = fragment.partition(":")
+        if ref.startswith("-"):
+            raise DockerError("unable to 'git clone' to temporary context directory: invalid refspec: " + ref)
+        ref = ref or ("HEAD" if self.deep else "master")
+        if not re.match(r"\w+://|git@", url):
+            url = "https://" + url
+        self._temporary = root = os.path.realpath(tempfile.mkdtemp(prefix="docker-build-git"))
+        _git(root, "initializing", "init")
+        _git(root, "adding remote", "remote", "add", "origin", url)
+        try:
+            _git(root, "fetching", "fetch", "--depth", "1", "origin", "--", ref)
+        except DockerError:
+            _git(root, "fetching", "fetch", "origin", "--", ref)
+        try:
+            _git(root, "checking out", "checkout", "FETCH_HEAD" if ref == "HEAD" else ref)
+        except DockerError:
+            _git(root, "checking out", "checkout", "FETCH_HEAD")
+        _git(root, "initializing submodules", "submodule", "update", "--init", "--recursive", "--depth=1")
+        inside = os.path.realpath(os.path.join(root, folder))
+        if not (inside + os.sep).startswith(root + os.sep) or not os.path.isdir(inside):
+            raise DockerError("unable to 'git clone' to temporary context directory: %s" % (
+                "stat %s: no such file or directory" % inside if not os.path.exists(inside) else
+                "error setting git context, not a directory: " + inside))
+        self.take_folder(inside)
+
+    def load(self, stdin) -> None:
+        """Read the `.dockerignore` and the Dockerfile of a folder, or the Dockerfile from `stdin`, before it is sent."""
+        if self._archive:
+            if self.dockerfile == "-":
+                raise DockerError("the Dockerfile cannot come from the input where the context is an archive")
+            return
+        path = os.path.join(self.folder, self.dockerfile) if self.dockerfile != "-" else ""
+        names = [path + ".dockerignore"] * bool(self.deep and path) + [os.path.join(self.folder, ".dockerignore")]
+        try:
+            data = _read_file(path) if path else stdin.read()
+            ignored = _read_file(next(filter(os.path.lexists, names), os.devnull))
+            self._ignore = DockerIgnore(read_dockerignore(ignored), self.deep)
+        except OSError as error:
+            raise DockerError("error reading the build context: " + path_error_text(error))
+        except DockerError as error:
+            raise DockerError("error checking context: %s" % error)
+        self.text = data.decode("utf-8", "replace")
+        outside = not path or self.dockerfile.startswith("../")
+        if outside:
+            import hashlib
+            self.dockerfile = ".dockerfile." + hashlib.sha256(data).hexdigest()[:20]
+            self._extra = [(self.dockerfile, data, 0o600)]
+        else:
+            self._ignore.decide(self.dockerfile, True)
+        if not self.deep:               # the engine obeys it, too, so that COPY does not see the Dockerfile
+            self._ignore.decide(".dockerignore", not outside)
+            if outside:
+                lines = (ignored or b".dockerignore") + b"\n" + self.dockerfile.encode() + b"\n"
+                self._extra.insert(0, (".dockerignore", lines, 0o644 if ignored else 0o600))
+
+
+def _read_file(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _git(root, doing, *args):
+    import subprocess
+    try:
+        child = subprocess.Popen(("git", "-C", root) + args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                 stderr=subprocess.STDOUT, env=dict(os.environ, GIT_PROTOCOL_FROM_USER="0"))
+    except FileNotFoundError:
+        raise DockerError("unable to find 'git': exec: \"git\": executable file not found in $PATH")
+    said = child.communicate()[0].decode("utf-8", "replace")
+    if child.returncode:
+        raise DockerError("unable to 'git clone' to temporary context directory: error %s: %s: exit status %d" % (
+            doing, said, child.returncode))
+
+
+def compress(blocks):
+    """The blocks of a body, gzipped."""
+    import zlib
+    packer = zlib.compressobj(wbits=31)
+    for block in blocks:
+        if isinstance(block, bytes):
+            yield packer.compress(block)
+        else:
+            descriptor, start, length = block
+            for at in range(start, start + length, MIB):
+                yield packer.compress(os.pread(descriptor, min(MIB, start + length - at), at))
+    yield packer.flush()
+
+
+# -- Dockerfiles -------------------------------------------------------------------------------------------------------
+
+
+def read_dockerfile(text: str) -> list:
+    """The instructions of a Dockerfile, as (first line, last line, word in capitals, the rest in one line)."""
+    lines, found, words, first = text.splitlines(), [], [], 0
+    escape = "`" if re.match(r"(?i)(\s*#\s*\w+\s*=.*\n)*?\s*#\s*escape\s*=\s*`", text) else "\\"
+    rest = iter(enumerate(lines, 1))
+    for number, line in rest:
+        line = line.strip()
+        if line and not line.startswith("#"):
+            first = first or number
+            words.append(line[:-1].rstrip() if line.endswith(escape) else line)
+        if not words or number < len(lines) and (not line or line.startswith("#") or line.endswith(escape)):
+            continue
+        word, _, tail = " ".join(words).partition(" ")
+        for mark in re.findall(r"<<-?[\"']?(\w+)", tail) if word.upper() in ("RUN", "COPY", "ADD") else ():
+            number = next((number for number, line in rest if line.lstrip("\t") == mark), len(lines))
+        found.append((first, number, word.upper(), tail.strip()))
+        words, first = [], 0
+    return found
+
+
+def base_images(instructions, arguments: dict, target: str = "") -> list:
+    """The images that the stages of a Dockerfile begin with or copy from, as far as `target` (or the last) needs them."""
+    stages, values, images = [], {}, []         # a stage: (name, [what it needs])
+    for _, _, word, rest in instructions:
+        if word == "ARG" and not stages:
+            for name, _, value in (pair.partition("=") for pair in rest.split()):
+                values[name] = arguments.get(name) or value.strip("\"'")
+        elif word == "FROM":
+            rest = re.sub(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))",
+                          lambda match: values.get(match.group(1) or match.group(3)) or match.group(2) or "", rest)
+            words = [part for part in rest.split() if not part.startswith("--")]
+            stages.append(("".join(words[2:3]).lower(), words[:1]))
+        elif stages:
+            stages[-1][1].extend(re.findall(r"(?:--from=|--mount=\S*\bfrom=)([^\s,]+)", rest))
+    numbers = {name: i for i, (name, _) in enumerate(stages) if name}
+    numbers.update((str(i), i) for i in range(len(stages)))
+    wanted = [numbers.get(target.lower(), len(stages) - 1)] if stages else []
+    for i in wanted:
+        for need in stages[i][1]:
+            other = numbers.get(need.lower(), i)
+            if other < i:
+                wanted += [other] * (other not in wanted)
+            elif need.lower() != "scratch" and need not in images:
+                images.append(need)
+    return images
+
+
+def failed_line(instructions, step: str) -> tuple:
+    """The lines of the instruction that BuildKit calls `[stage 2/3] RUN …`; None if there is no such."""
+    match = re.match(r"\[(?:(.*) )?(\d+)/\d+\] (\w+)", step)
+    stage, number, word = match.groups() if match else ("", 0, "")
+    index, name, count = -1, "", 0
+    for first, last, kind, rest in instructions:
+        if kind == "FROM":
+            index, count = index + 1, 0
+            name = (re.findall(r"(?i)\sAS\s+(\S+)", rest) or ["stage-%d" % index])[0].lower()
+        count += kind in ("FROM", "RUN", "COPY", "ADD", "WORKDIR")
+        if kind == word and count == int(number) and (not stage or stage.rpartition(" ")[2] in (name, stage * ("/" in stage))):
+            return first, last
+    return None
+
+
+def excerpt(name: str, text: str, first: int, last: int) -> str:
+    """Some lines of a Dockerfile, marked, with their neighbours."""
+    lines, around = text.splitlines(), 2 if first == last else 1
+    out = [" %3d | %s %s\n" % (number, ">>>" if first <= number <= last else "   ", lines[number - 1])
+           for number in range(max(first - around, 1), min(last + around, len(lines)) + 1)]
+    rule = "-" * 20 + "\n"
+    return "%s:%d\n%s%s%s" % (name, first, rule, "".join(out), rule)
+
+
 # ======================================================================================================================
 # 11  Flags
 # ======================================================================================================================
@@ -4733,7 +5388,7 @@ class FlagSet:
                 flag = self.const
                 try:
                     value = flag.convert(value)
-                except ValueError as error:
+                except (ValueError, DockerError) as error:
                     raise UsageError('invalid argument %s for "%s" flag: %s' % (go_quote(value), flag, error), 125)
                 namespace.given.add(flag.dest)
                 if not flag.repeats:
@@ -6956,6 +7611,276 @@ class ImageCommands(RegistryCommands):
             self.show_reclaimed(self.prune("images", filters))
 
 
+# flags of buildx for which the engine would have to ask back, which takes a session
+_NEED_SESSION = ("allow", "annotation", "attest", "build-context", "builder", "cache-to", "call", "metadata-file",
+                 "no-cache-filter", "output", "push", "secret", "ssh")
+_BUILD_FLAGS = '''
+      --add-host list|host      one more line for /etc/hosts, NAME:ADDRESS
+      --build-arg list|env      value of an ARG, NAME=VALUE, or NAME for the environment's
+      --cache-from strings      images that may serve as cache
+      --cgroup-parent string    parent cgroup of the containers
+      --compress                gzip the context
+      --cpu-period int          length of a period of CPU time, in microseconds
+      --cpu-quota int           CPU time in a period, in microseconds
+  -c, --cpu-shares int          weight in the sharing of CPU time
+      --cpuset-cpus string      CPUs to use, as in 0-3 or 0,1
+      --cpuset-mems string      memory nodes to use, as in 0-3 or 0,1''' + _TRUST_FLAG + '''
+  -f, --file string             the Dockerfile, PATH/Dockerfile if not given
+      --force-rm                remove the containers after a failure, too
+      --iidfile string          file to write the image's ID to
+      --isolation string        isolation technology of the containers
+      --label list|pair         label of the image, NAME=VALUE
+  -m, --memory bytes            memory limit
+      --memory-swap bytes|swap  limit of memory and swap, -1 for none
+      --network string          network of RUN (default "default") (API 1.25)
+      --no-cache                build everything anew
+      --platform string         platform to build for (API 1.38)
+      --progress string         how to show BuildKit's work: auto, plain, tty, rawjson or quiet
+      --pull                    look for newer base images
+  -q, --quiet                   print only the image's ID
+      --rm                      remove the containers after a success (default true)
+      --security-opt strings    security options
+      --shm-size bytes          size of /dev/shm
+      --squash                  one layer for all that is new (API 1.25)
+  -t, --tag list|tag            name of the image, NAME[:TAG]
+      --target string           stage to build
+      --ulimit ulimit           ulimit of the containers
+      #--load                   what an engine does anyway
+      #--push                   refused, as are:
+''' + "".join("#--%s string\n" % name for name in _NEED_SESSION + ("provenance", "sbom") if name != "push")
+# what goes into the query as it is: its name there = the flag's
+_BUILD_QUERY = [pair.split("=") for pair in """
+    cgroupparent=cgroup_parent cpuperiod=cpu_period cpuquota=cpu_quota cpusetcpus=cpuset_cpus cpusetmems=cpuset_mems
+    cpushares=cpu_shares extrahosts=add_host forcerm=force_rm memory=memory memswap=memory_swap nocache=no_cache
+    shmsize=shm_size squash=squash t=tag target=target""".split()]
+_METADATA_STEP = "[internal] load metadata for "
+_LEGACY_NOTICE = """DEPRECATED: The legacy builder is deprecated and will be removed in a future release.
+            BuildKit is currently disabled; enable it by removing the DOCKER_BUILDKIT=0
+            environment-variable.
+"""
+
+
+VALUE_TYPES["list|tag"] = (lambda text: parse_reference(text) and text, True)
+
+
+class BuildCommands(RegistryCommands):
+    """Commands that build images."""
+
+    def cmd_build(self, *args):
+        """Build an image from a Dockerfile."""
+        buildkit = self._chosen_builder()
+        opts = self.parse(args, "PATH | URL | -", 1, _BUILD_FLAGS)
+        self.refuse_content_trust(opts)
+        mode = self._progress_mode(opts)
+        if "squash" in opts.given and self.client.api_version and not self.client.engine.get("experimental"):
+            raise DockerError('"--squash" is only supported on a Docker daemon with experimental features enabled')
+        if buildkit is None:
+            buildkit = bool(self.client.api_version) and self.client.engine.get("builder_version") == "2"
+        if opts.file == "-" and opts.args[0] == "-":
+            raise DockerError("invalid argument: can't use stdin for both build context and dockerfile")
+        if opts.iidfile and os.path.lexists(opts.iidfile):
+            os.unlink(opts.iidfile)
+        with BuildContext(opts.file, buildkit) as context:
+            try:
+                self._take_context(context, opts.args[0], buildkit or opts.quiet)
+            except DockerError as error:
+                raise DockerError("unable to prepare context: %s" % error)
+            context.load(getattr(self.in_, "buffer", self.in_))
+            query = self._build_query(opts, context.dockerfile)
+            identifier = self._build_with_buildkit(context, query, opts, mode) if buildkit else self._build_classically(
+                context, query, opts)
+        if opts.iidfile:
+            if not identifier:
+                raise DockerError("Server did not provide an image ID. Cannot write " + opts.iidfile)
+            with open(opts.iidfile, "w") as file:
+                file.write(identifier)
+
+    cmd_image_build = cmd_builder_build = cmd_build
+
+    def _chosen_builder(self):
+        """Whether the environment wants BuildKit; None where it says nothing."""
+        text = os.environ.get("DOCKER_BUILDKIT")
+        try:
+            buildkit = parse_bool(text) if text else None
+        except ValueError as error:
+            raise DockerError("DOCKER_BUILDKIT environment variable expects boolean value: %s" % error)
+        if buildkit is False:
+            self.warn(_LEGACY_NOTICE)
+        return buildkit
+
+    def _progress_mode(self, opts):
+        """The way to show BuildKit's work; DockerError for flags that cannot be served."""
+        for name in _NEED_SESSION:
+            if name.replace("-", "_") in opts.given:
+                raise DockerError('"--%s" needs a session with BuildKit, which is not offered: use buildx for it' % name)
+        mode = opts.progress or os.environ.get("BUILDKIT_PROGRESS") or "auto"
+        if mode not in PROGRESS_MODES:
+            raise DockerError("ERROR: invalid progress mode " + mode)
+        if mode == "tty" and not is_terminal(self.err):
+            raise DockerError("ERROR: failed to get console: provided file is not a console")
+        return "quiet" if opts.quiet else mode if mode != "auto" else "tty" if is_terminal(self.err) else "plain"
+
+    def _take_context(self, context, where, quiet):
+        """Fill a BuildContext from what the user named: the input, a folder, a git repository or another URL."""
+        if where == "-":
+            context.take_stream(getattr(self.in_, "buffer", self.in_))
+        elif os.path.exists(where):
+            context.take_folder(where)
+        elif re.match(r"https?://.*\.git(#.+)?$|git://|github\.com/|git@", where):
+            context.take_git(where)
+        elif re.match("https?://", where):
+            context.take_stream(self._download(where, quiet))
+        else:
+            raise DockerError('path "%s" not found' % where)
+
+    def _download(self, url, quiet):
+        import urllib.request
+        try:
+            answer = urllib.request.urlopen(url)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            reason = "failed to GET %s with status %d %s: %s" % (
+                url, error.code, reason, error.read(ERROR_BODY_LIMIT).decode("utf-8", "replace").strip()) if hasattr(
+                    error, "code") else 'Get "%s": %s' % (
+                        url, os_error_text(reason) if isinstance(reason, OSError) else reason)
+            raise DockerError("unable to download remote context %s: %s" % (url, reason))
+        if not quiet:
+            self.print("Downloading build context from remote url: " + url)
+        return answer
+
+    def _build_query(self, opts, dockerfile):
+        arguments = self.config.proxy_variables(self.endpoint.host)
+        arguments.update(opts.build_arg)
+        query = {name: "1" if value is True else value or None
+                 for name, value in ((name, getattr(opts, flag)) for name, flag in _BUILD_QUERY)}
+        query.update(
+            dockerfile=dockerfile or None, rm=None if opts.rm else "0", buildargs=dict(sorted(arguments.items())) or None,
+            labels=dict(sorted(opts.label)) or None, networkmode=None if opts.network == "default" else opts.network,
+            isolation=opts.isolation if opts.isolation.lower() not in ("", "default") else None,
+            platform=(opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")).lower() or None,
+            cachefrom=",".join(opts.cache_from).split(",") if opts.cache_from else None,
+            securityopt=",".join(opts.security_opt).split(",") if opts.security_opt else None,
+            ulimits=[limit for _, limit in sorted({limit["Name"]: limit for limit in opts.ulimit}.items())] or None)
+        return query
+
+    def _send_context(self, context, query, opts, credentials, report):
+        """Start a build: its messages.  report(bytes sent, whether that was all) is called every half MiB."""
+        def blocks():
+            total, told = 0, 0
+            for block in compress(context) if opts.compress else context:
+                yield block
+                total += len(block) if isinstance(block, bytes) else block[2]
+                if total - told >= MIB >> 1:
+                    told = total
+                    report(total, False)
+            report(total, True)
+        return self.client.build(blocks(), query, credentials)
+
+    def _build_classically(self, context, query, opts):
+        """The classic builder: the image's ID."""
+        out, found = [], [""]
+        live = self.is_terminal and not opts.quiet
+
+        def write(text):
+            if opts.quiet:
+                return out.append(text)
+            self.write(text)
+            self.out.flush()
+
+        def report(total, done):
+            if done or live:
+                write("Sending build context to Docker daemon %8s\r%s" % (format_size(total), "\r\n" * done))
+
+        def note(message):
+            if isinstance(message["aux"], dict) and message["aux"].get("ID"):
+                found.append(str(message["aux"]["ID"]))
+        query = dict(query, version="1", q="1" if opts.quiet else None, pull="1" if opts.pull else None)
+        try:
+            stream = self._send_context(context, query, opts, self.config.all_credentials(), report)
+            sent = len(out)
+            ProgressDisplay(write, (lambda: terminal_size(self.out)) if live else None).show(stream, note)
+        except DockerError as error:
+            _write(self.err, "".join(out))
+            raise StatusError(str(error), getattr(error, "code", 0) or 1)
+        self.write("".join(out[sent:]))
+        return "".join(out[sent:]) if opts.quiet else found[-1]
+
+    def _build_with_buildkit(self, context, query, opts, mode):
+        """BuildKit, which shows its work on the error output: the image's ID."""
+        instructions, pulled = read_dockerfile(context.text), set()
+        images = base_images(instructions, dict(opts.build_arg), opts.target)
+        query = dict(query, version="2", pull="1" if opts.pull and not context.text else None)
+        while True:
+            # an engine without a session knows no credentials: what it would have to fetch, it is told to pull
+            for name in images:
+                if name not in pulled and (opts.pull or not self._has_image(name)):
+                    self._pull_base(name, mode)
+                pulled.add(name)
+            identifier, failure, failed = self._run_buildkit(context, query, opts, mode)
+            if not failure:
+                break
+            images = [name[len(_METADATA_STEP):] for name in failed if context.folder and name.startswith(_METADATA_STEP)]
+            if pulled.issuperset(images):
+                raise self._build_failure(str(failure), failed, context, instructions)
+        if opts.quiet:
+            self.print(identifier)
+        return identifier
+
+    def _write_err(self, text):
+        _write(self.err, text)
+        self.err.flush()
+
+    def _run_buildkit(self, context, query, opts, mode):
+        """One try: (the image's ID, the StreamFailed if there was one, the names of the steps that failed)."""
+        identifier, began = "", int(time.time() * 1e9)
+
+        def report(total, done):
+            now = int(time.time() * 1e9)
+            about = dict({"completed": now} if done else {}, started=began)
+            display.add({"vertexes": [dict(about, digest="context", name="[internal] load build context")], "statuses": [
+                dict(about, id="transferring context:", vertex="context", current=total, timestamp=now)]})
+        with BuildDisplay(self._write_err, mode, lambda: terminal_size(self.err),
+                          "docker:" + self.endpoint.context) as display:
+            try:
+                with self._send_context(context, query, opts, None, report) as stream:
+                    for message in stream:
+                        aux = message.get("aux")
+                        if message.get("id") == "moby.buildkit.trace":
+                            try:
+                                display.add(decode_trace(base64.b64decode(aux)))
+                            except (TypeError, ValueError):
+                                pass    # only the display suffers
+                        elif isinstance(aux, dict) and aux.get("ID"):
+                            identifier = str(aux["ID"])
+            except StreamFailed as error:
+                return identifier, error, [step.name for step in display.vertexes.values() if step.error]
+        return identifier, None, ()
+
+    def _has_image(self, name):
+        try:
+            return bool(self.client.inspect("image", name))
+        except NotFound:
+            return False
+
+    def _pull_base(self, name, mode):
+        """Pull a base image, and show that on the error output."""
+        reference = parse_reference(name).with_default_tag()
+        write = self._write_err if mode in ("plain", "tty") else len
+        display = ProgressDisplay(write, (lambda: terminal_size(self.err)) if mode == "tty" else None)
+        write("Pulling %s, which the build is based on\n" % reference)
+        self.with_login("pull", resolve_repository_name(reference.name)[0], lambda auth: display.show(
+            self.client.pull(reference.name, reference.digest or reference.tag, auth)))
+
+    def _build_failure(self, words, failed, context, instructions):
+        """The error that a failed build ends with; the lines of the Dockerfile at fault have been shown then."""
+        found = re.search(r"dockerfile parse error (?:on )?line (\d+)", words)
+        place = (int(found.group(1)),) * 2 if found else next(
+            filter(None, (failed_line(instructions, name) for name in failed)), None)
+        if place and context.text:
+            self.warn(excerpt(os.path.basename(context.dockerfile), context.text, *place).rstrip("\n"))
+        return DockerError("ERROR: %s%s" % ("" if words.startswith("failed to solve") else "failed to solve: ", words))
+
+
 def file_size(source):
     """How many bytes are left to read of an open plain file; None for anything else."""
     import stat
@@ -8014,7 +8939,7 @@ def _split_argument(text):
     return ("", text) if text.startswith(("/", ".")) or not colon else (container, path)
 
 
-class DockerCli(CreateCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands, SystemCommands):
+class DockerCli(BuildCommands, CreateCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands, SystemCommands):
     """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
 
 

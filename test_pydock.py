@@ -32,8 +32,10 @@ import contextlib
 import ctypes
 import difflib
 import fnmatch
+import gzip
 import hashlib
 import http.client
+import http.server
 import io
 import json
 import os
@@ -6054,6 +6056,772 @@ class CreateAnswersTest(CreateCase):
         self.compare("update", "-m", "1g", *names, fails=None)
 
 
+def plant(folder, text):
+    """Makes a tree: a line each, `path: content` (\\n for a line end), `path/` or `path -> target`."""
+    for line in filter(None, (line.strip() for line in text.splitlines())):
+        path, _, content = line.partition(": ")
+        path, _, target = path.partition(" -> ")
+        path = os.path.join(folder, path)
+        os.makedirs(path if path.endswith("/") else os.path.dirname(path), exist_ok=True)
+        if target:
+            os.symlink(target, path)
+        elif not path.endswith("/"):
+            with open(path, "w") as file:
+                file.write(content.replace("\\n", "\n"))
+
+
+def entries(data):
+    """The entries of a tar archive, sorted: name, kind, mode, owner, link target, content."""
+    found = []
+    with tarfile.open(fileobj=io.BytesIO(data + bytes(1024)), errorlevel=2) as tar:
+        for member in tar:
+            content = tar.extractfile(member).read() if member.isfile() else b""
+            text = "%s %s %o %d:%d %s%s %r" % (member.name, member.type.decode(), member.mode, member.uid, member.gid,
+                                               member.linkname, member.uname, content[:3000])
+            found.append(re.sub(r"\.dockerfile\.[0-9a-f]{20}", ".dockerfile.HEX", text))
+    return sorted(found)
+
+
+SENT = replaced(r"daemon +[0-9.]+k?B", "daemon SIZE")      # docker leaves out the end of an archive that it has added to
+BUILT_ID = "sha256:" + "0123456789ab" * 5 + "0123"
+BUILD_TREE = r"""
+    Dockerfile: FROM busybox\n
+    a.txt: a\n
+    b.md: b\n
+    sub/a.txt: sub a\n
+    sub/keep: kept\n
+    sub/deep/a.txt: deep a\n
+    sub/deep/keep: deep kept\n
+    sub/deep/er/x.go: x\n
+    empty/
+    link -> a.txt
+    dangling -> nowhere
+    foobar: x
+    dir/foo: x
+    .hidden/x: y
+    """
+
+
+@contextlib.contextmanager
+def serve_folder(folder):
+    """A web server for the files of a folder; its URL."""
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            return os.path.join(folder, urllib.parse.unquote(path.partition("?")[0]).lstrip("/"))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield "http://127.0.0.1:%d" % server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class BuildCase(DifferentialCase):
+    """`build` by the classic builder on a scripted engine; what is sent is compared entry by entry."""
+
+    extra_env = {"DOCKER_BUILDKIT": "0"}
+    result = messages({"stream": "Step 1/1 : FROM busybox\n"}, {"stream": " ---> 0123456789ab\n"},
+                      {"aux": {"ID": BUILT_ID}}, {"stream": "Successfully built 0123456789ab\n"})
+
+    def setUp(self):
+        super().setUp()
+        self.engine = self.start(ScriptedEngine(("POST", "/build", lambda request: self.result),
+                                                ("GET", "/images/.*/json", answer(200, {"Id": "x"}))))
+        self.host = self.engine.host
+        plant(os.path.join(self.home, "ctx"), BUILD_TREE)
+        self.names = {"home": self.home}
+
+    def wire(self):
+        sent = []
+        for request in self.engine.calls("/build"):
+            for values in request.query.values():
+                values[:] = [re.sub(r"\.dockerfile\.[0-9a-f]{20}", ".dockerfile.HEX", value) for value in values]
+            packed = request.body[:2] == b"\x1f\x8b"
+            with contextlib.suppress(tarfile.TarError):
+                sent += ["gzipped"] * packed + entries(gzip.decompress(request.body) if packed else request.body)
+                request.body = b""
+        return super().wire() + sent
+
+
+class DockerIgnoreTest(BuildCase):
+    """What `.dockerignore` keeps from being sent: the entries of the archive, beside docker's."""
+
+    @rows(
+        (r"sub/",), (r"./sub/../sub",), (r"/*.txt",), (r"**/a.txt\n!sub/a.txt",), (r"sub\n!sub/keep",),
+        (r"sub\n!**/keep",), (r"sub/*\n!sub/deep",), (r"!sub\nsub/keep",), (r"**foo",), (r"**/foo",), (r"**foo*",), (r"**",),
+        (r"*\n!sub/deep/er",), (r"sub/**",), (r"sub/**/keep",), (r"sub/**keep",), (r"**/deep/**",), (r"?.txt",),
+        (r"[^a].*",), (r"[a-c].*",), (r"[!a].*",), (r"[[a].*",), (r"b\.md",), (r"# comment\n # none\nb.md",),
+        (r"\n\n  sub  \n! sub/keep",), (r"Dockerfile\n.dockerignore",), (r"*ockerfile*",), (r"*\n!*.md\nb*",),
+        (r"sub/deep\n!sub/deep/keep\nsub/deep/k*",), (r"link\n.*",), (r"a.txt\r\nb.md\r",), (r"/",), (r".",), (r"..",),
+        (r"../ctx/sub",), (r"SUB\nsu",), (r"a+txt\n(a|b)*\n{a,b}*\n$a\n^b",), (r"**/deep\n!**/deep/keep",), (r"a]\n]",),
+        ("\ufeffsub",), (r"**/.*",), (r"!**",), (r"*/*/*",), (r"**/**/keep",), (r"d*/f*\nfoo\n",),
+    )
+    def test_patterns(self, text):
+        with open(os.path.join(self.home, "ctx", ".dockerignore"), "w") as file:
+            file.write(text.replace("\\n", "\n").replace("\\r", "\r"))
+        self.differential("build", "-q", "ctx")
+
+    @rows((r"[",), (r"a[",), (r"[]a]",), (r"[a-]",), (r"!",), (r"sub\n!",), ("\\",), (r"[^]",), (r"[b-a]",))
+    def test_malformed(self, text):
+        with open(os.path.join(self.home, "ctx", ".dockerignore"), "w") as file:
+            file.write(text.replace("\\n", "\n"))
+        self.differential("build", "ctx", fails=True)
+
+    @rows(("sub\n!**/keep", ["Dockerfile", ".dockerignore", "sub/keep", "sub/deep/keep"]),
+          ("**\n!**/*.go", ["Dockerfile", "sub/deep/er/x.go"]),
+          (".dockerignore\n.hidden\n*\n!Dockerfile", ["Dockerfile"]))
+    def test_as_buildkit_has_it(self, text, wanted):
+        """A pattern with wildcards brings back what is below an ignored folder; the file itself needs not be sent."""
+        plant(os.path.join(self.home, "ctx"), ".dockerignore: %s" % text.replace("\n", "\\n"))
+        self.pydock("build", "ctx", env={"DOCKER_BUILDKIT": "1"})
+        with tarfile.open(fileobj=io.BytesIO(self.engine.calls("/build")[0].body)) as tar:
+            names = tar.getnames()
+        for name in "Dockerfile .dockerignore sub/keep sub/deep/keep sub/deep/er/x.go sub/a.txt".split():
+            if name in wanted or "sub" in text or name.endswith(".go"):
+                self.assertEqual(name in names, name in wanted, names)
+
+    def test_of_the_dockerfile_itself(self):
+        plant(os.path.join(self.home, "ctx"), "x/My.Dockerfile: FROM a\nx/My.Dockerfile.dockerignore: sub\n.dockerignore: *.md")
+        for builder, gone, there in (("1", "sub", "b.md"), ("0", "b.md", "sub")):
+            self.pydock("build", "-f", "ctx/x/My.Dockerfile", "ctx", env={"DOCKER_BUILDKIT": builder})
+            with tarfile.open(fileobj=io.BytesIO(self.engine.calls("/build")[-1].body)) as tar:
+                self.assertNotIn(gone, tar.getnames())
+                self.assertIn(there, tar.getnames())
+
+    def test_speed(self):
+        """What is ignored is not looked at: a folder without permission, or of a size."""
+        pydock = module()
+        ignore = pydock.DockerIgnore(["node_modules", "**/*.pyc", "!keep.pyc", "x/**/y"])
+        self.assertEqual(ignore("node_modules", True), pydock.PRUNE)
+        self.assertEqual(ignore("a/b.pyc"), True)
+        self.assertFalse(ignore("keep.pyc"))
+        self.assertEqual(pydock.DockerIgnore(["a", "!a/b/c"])("a", True), True)
+        self.assertEqual(pydock.DockerIgnore(["a", "!b"], deep=True)("a", True), pydock.PRUNE)
+
+
+class BuildTest(BuildCase):
+    """Flags, contexts and messages of the classic builder."""
+
+    def setUp(self):
+        super().setUp()
+        plant(self.home, r"""
+            out/Dockerfile: FROM outside\n
+            ctx/d/Other: FROM other\n
+            lower/dockerfile: FROM lower\n
+            none/x: x
+            real -> ctx
+            ctx/In -> d/Other
+            ctx/Out -> ../out/Dockerfile
+            file: x
+            """)
+
+    @lines("""
+        build ctx
+        image build ctx
+        builder build ctx
+        build -q ctx
+        build --quiet=true -t a -t b:c ctx
+        build -t localhost:5000/a/b:c --tag docker.io/library/x ctx
+        ! build -t UPPER ctx
+        ! build -t a:b:c ctx
+        ! build -t "" ctx
+        build --build-arg A=1 --build-arg B= --build-arg C --build-arg SET --build-arg A=2 ctx
+        ! build --build-arg =1 ctx
+        build --label a=b --label c --label d= --label e=f=g ctx
+        build --add-host a:1.2.3.4 --add-host b=::1 --add-host c:host-gateway ctx
+        ! build --add-host a ctx
+        ! build --add-host a:b ctx
+        build --cache-from a,b --cache-from c ctx
+        build --cgroup-parent p --cpu-period 1000 --cpu-quota 5 -c 7 --cpuset-cpus 0-1 --cpuset-mems 0 ctx
+        build -m 40m --memory-swap -1 --shm-size 64k ctx
+        build --memory 1.5g --memory-swap 2GiB --shm-size 5 ctx
+        ! build -m zz ctx
+        ! build -m -1 ctx
+        ! build --memory-swap x ctx
+        ! build --cpu-quota x ctx
+        build --ulimit nofile=1:2 --ulimit nproc=3 --ulimit core=-1 ctx
+        build --ulimit nproc=3 --ulimit nproc=4 ctx
+        ! build --ulimit nofile ctx
+        ! build --ulimit nofile=2:1 ctx
+        build --security-opt a,b --security-opt c=d ctx
+        build --isolation default --network host --target x ctx
+        build --network default ctx
+        build --network none --no-cache --pull --force-rm --rm=false ctx
+        build --platform Linux/ARM64 ctx
+        ! build --squash ctx
+        build --compress ctx
+        build --iidfile iid ctx
+        build -q --iidfile iid ctx
+        build --iidfile file ctx
+        build -f ctx/Dockerfile ctx
+        build -f ctx/d/Other ctx
+        build -f $home/ctx/d/Other ctx
+        build -f ctx/In ctx
+        build -f out/Dockerfile ctx
+        build -f ctx/Out ctx
+        build lower
+        build real
+        build ctx/.
+        build ctx/sub/..
+        build -f real/Dockerfile ctx
+        ! build none
+        ! build nosuch
+        ! build file
+        ! build ctx/Dockerfile
+        ! build -f nosuch ctx
+        ! build -f Dockerfile ctx
+        ! build
+        ! build a b
+        ! build --nosuch ctx
+        ! build ""
+        ! build -f - -
+        ! build git@127.0.0.1:nosuch
+        ! build http://127.0.0.1:1/x
+        ! build ftp://127.0.0.1/x
+    """)
+    def test_flags(self, *args, **options):
+        self.normalise += (replaced(r"(?s)(error fetching: ).*", r"\1..."), replaced("dial tcp .* connect: ", ""))
+        if "--compress" in args or "out/Dockerfile" in args or "ctx/Out" in args:
+            self.normalise += (SENT,)
+        self.differential(*args, env={"SET": "from environment"}, **options)
+
+    @rows(("stdin Dockerfile", ["-"], b"FROM x\n"), ("quiet", ["-q", "-"], b"FROM x\n"), ("empty", ["-"], b""),
+          ("-f too", ["-f", "x", "-"], b"FROM x\n"), ("Dockerfile -f -", ["-f", "-", "ctx"], b"FROM stdin\n"),
+          ("empty -f -", ["-f", "-", "ctx"], b""), ("long", ["-"], b"FROM x\n" + b"RUN echo x\n" * 1000))
+    def test_input(self, title, args, data):
+        self.normalise += (SENT,) * ("ctx" in args)
+        self.differential("build", *args, input=data, fails=None)
+
+    def test_ignore_file_with_a_dockerfile_from_elsewhere(self):
+        plant(self.home, r"ctx/.dockerignore: *.md\nDockerfile\n.dockerignore\n")
+        self.normalise += (SENT,)
+        self.differential("build", "-f", "-", "ctx", input=b"FROM stdin\n")
+        self.differential("build", "-f", "out/Dockerfile", "ctx")
+
+    @rows(("plain", "w"), ("gzip", "w:gz"), ("bzip2", "w:bz2"), ("xz", "w:xz"))
+    def test_archive_as_input(self, title, mode):
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode=mode, format=tarfile.GNU_FORMAT) as tar:
+            for name in sorted(os.listdir(os.path.join(self.home, "ctx"))):
+                tar.add(os.path.join(self.home, "ctx", name), name)
+        for args in ([], ["-f", "d/Other"], ["-q"]):
+            self.differential("build", "-", *args, input=out.getvalue())
+        self.check(self.pydock("build", "-", input=out.getvalue()))
+        self.assertEqual(self.engine.calls("/build")[-1].body, out.getvalue())
+
+    def test_empty_variable(self):
+        self.differential("build", "ctx", env={"DOCKER_BUILDKIT": "nonsense"}, fails=True)
+
+    def test_environment(self):
+        self.config(proxies={"default": {"httpProxy": "http://p", "noProxy": "x"}})
+        self.differential("build", "--build-arg", "HTTP_PROXY=mine", "ctx", env={"DOCKER_DEFAULT_PLATFORM": "linux/arm"})
+
+    def test_credentials(self):
+        self.config(auths={"r0:5000": {"auth": "dTpw"}, "r1": {"auth": "dTpw", "identitytoken": "tok", "email": "e"},
+                           "https://index.docker.io/v1/": {"auth": "dTpw"}})
+        self.differential("build", "ctx")
+
+    @rows(("helper", {"credsStore": "pydocktest"}), ("for one", {"credHelpers": {"r9": "pydocktest"}}))
+    def test_credentials_of_helpers(self, title, config):
+        helper = CredentialHelper(self.home, r9=["u", "s"], r8=["v", "t"])
+        self.config(auths={"r8": {}, "r0": {"auth": "dTpw"}}, **config)
+        self.differential("build", "ctx", env=helper.env(), files=False)
+
+    def test_on_a_terminal(self):
+        plant(self.home, "ctx/big: x")
+        with open(os.path.join(self.home, "ctx", "big"), "wb") as file:
+            file.write(bytes(3 << 20))
+        for args in ([], ["-q"]):
+            self.differential("build", "ctx", *args, runner=on_terminal())
+
+    @rows(("RUN fails", messages({"stream": "Step\n"}, {"errorDetail": {"code": 7, "message": "returned 7"}, "error": "x"})),
+          ("without code", messages({"stream": "Step\n"}, {"errorDetail": {"message": "no"}, "error": "no"})),
+          ("refused", answer(400, {"message": "bad"})),
+          ("no ID", messages({"stream": "Step\n"})), ("two IDs", messages({"aux": {"ID": "a"}}, {"aux": {"ID": "b"}})),
+          ("pull within", messages({"status": "Pulling from x", "id": "latest"},
+                                   {"status": "Downloading", "progressDetail": {"current": 5, "total": 10}, "id": "a"},
+                                   {"status": "Pull complete", "progressDetail": {}, "id": "a"}, {"stream": " ---> x\n"})),
+          ("odd aux", messages({"aux": None}, {"stream": "x\n"})))
+    def test_answers(self, title, thing):
+        self.engine.on("POST", "/build", thing)
+        for args in (["--iidfile", "iid"], ["-q"], ["-q", "--iidfile", "iid"]):
+            self.differential("build", *(args + ["ctx"]), fails=None)
+
+    def test_answer_before_all_is_sent(self):
+        with open(os.path.join(self.home, "ctx", "big"), "wb") as file:
+            file.truncate(64 << 20)
+        self.engine.on("POST", "/build", early(answer(500, {"message": "full"}, close=True)))
+        self.check(self.pydock("build", "ctx"), 1, stderr=re.compile("Error response from daemon: full\n$"))
+
+    def test_sockets_are_left_out(self):
+        def setup(_):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.bind(os.path.join(self.home, "ctx", "s"))
+        self.normalise += (replaced(r"(?m)^time=.*sockets not supported.\n", ""),)
+        self.differential("build", "ctx", setup=setup, files=False)
+
+    def test_special_files(self):
+        os.mkfifo(os.path.join(self.home, "ctx", "fifo"))
+        os.link(os.path.join(self.home, "ctx", "a.txt"), os.path.join(self.home, "ctx", "zz"))
+        os.chmod(os.path.join(self.home, "ctx", "b.md"), 0o4751)
+        plant(os.path.join(self.home, "ctx"), "long/%s/%s: x\n\u00e9\u4e2d: y" % ("n" * 90, "m" * 90))
+        self.check(self.pydock("build", "ctx"))
+
+    def test_unreadable_file(self):
+        """The connection is dropped: a cut archive must not look like a whole one."""
+        os.chmod(self.home, 0o755)
+        os.chmod(os.path.join(self.home, "ctx", "sub", "keep"), 0)
+        try:
+            run(pydock_command() + ["--version"], user=NOBODY, cwd="/")
+        except OSError:
+            raise unittest.SkipTest("no other user may run this Python")
+        path = os.path.join(os.path.realpath(self.home), "ctx", "sub", "keep")
+        self.check(self.pydock("build", "ctx", user=NOBODY), 1,
+                   stderr=re.compile("error checking context: no permission to read from '%s'\n$" % re.escape(path)))
+        wait_until(lambda: self.engine.errors, 10)
+        self.assertFalse(self.engine.calls("/build")[0].body.endswith(bytes(1024)))
+
+    @lines("""
+        build --secret id=x ctx
+        build --ssh default ctx
+        build --output out ctx
+        build -t x --push ctx
+        build --cache-to x ctx
+    """)
+    def test_what_needs_a_session(self, *args, **_):
+        for builder in "01":
+            self.check(self.pydock(*args, env={"DOCKER_BUILDKIT": builder}), 1, stderr=re.compile(r"needs a session"))
+        self.assertEqual(self.engine.requests, [])
+
+    @rows(("DOCKER_BUILDKIT=0", {"DOCKER_BUILDKIT": "0"}, "2", "1"), ("=1", {"DOCKER_BUILDKIT": "1"}, "1", "2"),
+          ("=true", {"DOCKER_BUILDKIT": "true"}, "", "2"), ("ping says 2", {"DOCKER_BUILDKIT": None}, "2", "2"),
+          ("ping says 1", {"DOCKER_BUILDKIT": None}, "1", "1"), ("ping says nothing", {"DOCKER_BUILDKIT": None}, "", "1"),
+          ("empty", {"DOCKER_BUILDKIT": ""}, "2", "2"))
+    def test_choice_of_the_builder(self, title, env, ping, version):
+        headers = [("Api-Version", "1.41"), ("Builder-Version", ping), ("Ostype", "linux")]
+        self.engine.on("*", "/_ping", lambda request: answer(200, b"" if request.method == "HEAD" else b"OK", headers=headers,
+                                                             length=2))
+        outcome = self.check(self.pydock("build", "ctx", env=env))
+        self.assertEqual(self.engine.calls("/build")[0].query["version"], [version])
+        self.assertEqual("DEPRECATED" in outcome.stderr, env["DOCKER_BUILDKIT"] == "0")
+
+
+def protobuf(**fields):
+    """A hand-made protobuf message: f1=…, f2=…; numbers are varints, texts and bytes are strings, lists repeat."""
+    def varint(value):
+        value &= (1 << 64) - 1
+        out = bytearray()
+        while value > 127:
+            out.append(value & 127 | 128)
+            value >>= 7
+        return bytes(out) + bytes([value])
+
+    data = b""
+    for name, values in fields.items():
+        for value in values if isinstance(values, list) else [values]:
+            number = int(name[1:])
+            if isinstance(value, int):
+                data += varint(number << 3) + varint(value)
+            else:
+                value = value.encode() if isinstance(value, str) else value
+                data += varint(number << 3 | 2) + varint(len(value)) + value
+    return data
+
+
+def moment(seconds):
+    """A protobuf Timestamp, some seconds after the build began."""
+    nanos = 1700000000 * 10 ** 9 + int(seconds * 1000) * 10 ** 6
+    return protobuf(f1=nanos // 10 ** 9, f2=nanos % 10 ** 9)
+
+
+def vertex(name, start=None, end=None, error=None, cached=False, inputs=()):
+    fields = {"f1": "sha256:" + name, "f2": list(inputs), "f3": name}
+    if cached:
+        fields["f4"] = 1
+    for key, value in (("f5", start), ("f6", end)):
+        if value is not None:
+            fields[key] = moment(value)
+    if error:
+        fields["f7"] = error
+    return protobuf(f1=protobuf(**fields))
+
+
+def vertex_status(step, name, current=0, total=0, start=0, end=None, at=0):
+    fields = {"f1": name, "f2": "sha256:" + step, "f4": current, "f5": total, "f6": moment(at), "f7": moment(start)}
+    if end is not None:
+        fields["f8"] = moment(end)
+    return protobuf(f2=protobuf(**fields))
+
+
+def vertex_log(step, text, at=0):
+    return protobuf(f3=protobuf(f1="sha256:" + step, f2=moment(at), f3=1, f4=text))
+
+
+def vertex_warning(step, text):
+    return protobuf(f4=protobuf(f1="sha256:" + step, f2=1, f3=text, f4=["more"], f5="https://x"))
+
+
+def trace(*parts):
+    """A message of the engine's with a trace."""
+    return {"id": "moby.buildkit.trace", "aux": base64.b64encode(b"".join(parts)).decode()}
+
+
+IMAGE_ID = {"id": "moby.image.id", "aux": {"ID": BUILT_ID}}
+LOAD, FROM, RUN = "[internal] load x", "[1/2] FROM docker.io/library/a", "[2/2] RUN make all"
+
+
+class TraceTest(CliCase):
+    """The decoder of BuildKit's trace, and the displays made of it."""
+
+    def decoded(self, *parts):
+        return module().decode_trace(b"".join(parts))
+
+    def test_decode(self):
+        self.assertEqual(self.decoded(vertex("a", 0, 1.5, "no", True, ["x", "y"])), {"vertexes": [{
+            "digest": "sha256:a", "inputs": ["x", "y"], "name": "a", "cached": True, "started": 1700000000 * 10 ** 9,
+            "completed": 17000000015 * 10 ** 8, "error": "no"}]})
+        self.assertEqual(self.decoded(vertex_status("a", "s", 300, -1, at=2)), {"statuses": [{
+            "id": "s", "vertex": "sha256:a", "current": 300, "total": -1, "timestamp": 1700000002 * 10 ** 9,
+            "started": 1700000000 * 10 ** 9}]})
+        self.assertEqual(self.decoded(vertex_log("a", b"\xff\n")), {"logs": [{
+            "vertex": "sha256:a", "timestamp": 1700000000 * 10 ** 9, "stream": 1, "data": b"\xff\n"}]})
+        self.assertEqual(self.decoded(vertex_warning("a", "w"))["warnings"][0]["detail"], [b"more"])
+        self.assertEqual(self.decoded(), {})
+
+    def test_unknown_fields(self):
+        unknown = protobuf(f99="x", f98=5) + b"\x99\x06" + bytes(8) + b"\x9d\x06" + bytes(4)
+        self.assertEqual(self.decoded(unknown, vertex("a")), {"vertexes": [{"digest": "sha256:a", "name": "a"}]})
+
+    @rows(("cut", vertex("abc")[:-1]), ("a length beyond the end", b"\x0a\x7f"), ("no end", b"\xff" * 20),
+          ("only a key", b"\x0a"), ("group", b"\x0b"), ("short fixed", b"\x99\x06\0"))
+    def test_malformed(self, title, data):
+        with self.assertRaises(ValueError):
+            self.decoded(data)
+
+    def play(self, *traces, mode="plain", size=None):
+        """What a display writes for traces; numbers between them are seconds to wait."""
+        out = []
+        with module().BuildDisplay(out.append, mode, size, "docker:default") as display:
+            for item in traces:
+                if isinstance(item, bytes):
+                    display.add(module().decode_trace(item))
+                else:
+                    time.sleep(item)
+        return "".join(out)
+
+    def test_plain(self):
+        text = self.play(
+            vertex(LOAD, 0) + vertex(FROM), 0.3, vertex_status(LOAD, "transferring x:", 31, 0, 0, 0.001),
+            vertex(LOAD, 0, 0.04), vertex(FROM, 1, 1, cached=True), vertex(RUN, 1), vertex_log(RUN, "hello\nwor", 1.5), 0.3,
+            vertex_log(RUN, "ld\n", 2), vertex_log(RUN, "late\n", 13.25), vertex_warning(RUN, "old thing"),
+            vertex_status(RUN, "sha256:abc", 500000, 2100000, 1, at=2), vertex(RUN, 1, 3.5),
+            vertex_status(RUN, "sha256:abc", 2100000, 2100000, 1, 3, at=3))
+        self.assertEqual(text, """\
+#1 [internal] load x
+#1 transferring x: 31B done
+#1 DONE 0.0s
+
+#2 [1/2] FROM docker.io/library/a
+#2 CACHED
+
+#3 [2/2] RUN make all
+#3 0.500 hello
+#3 0.500 world
+#3 12.25 late
+#3 sha256:abc 2.10MB / 2.10MB 2.0s done
+#3 WARN: old thing
+#3 DONE 2.5s
+
+ 1 warning found:
+ - old thing
+""")
+
+    def test_plain_failure(self):
+        text = self.play(vertex(FROM, 0, 1) + vertex("other", 0), 0.3, vertex(RUN, 1),
+                         vertex_log(RUN, "".join("line %d\n" % n for n in range(15)), 1),
+                         vertex(RUN, 1, 2, "exit code: 1") + vertex("other", 0, 2, "context canceled"))
+        self.assertTrue(text.startswith("#1 [1/2] FROM docker.io/library/a\n#1 DONE 1.0s\n\n#2 other\n"), text)
+        self.assertIn("#2 CANCELED\n\n#3 [2/2] RUN make all\n#3 0.000 line 0\n", text)
+        self.assertTrue(text.endswith("#3 ERROR: exit code: 1\n------\n > [2/2] RUN make all:\n" + "".join(
+            "0.000 line %d\n" % n for n in range(5, 15)) + "------\n"), text)
+
+    def test_plain_of_two_at_once(self):
+        """The display stays with one step; the news of the other come when that has ended."""
+        text = self.play(vertex("a", 0), 0.3, vertex("b", 0) + vertex_log("b", "from b\n"), vertex_log("a", "from a\n"),
+                         0.3, vertex_log("a", "more a\n"), vertex("a", 0, 1), 0.3, vertex_log("b", "last\n"),
+                         vertex("b", 0, 2))
+        self.assertEqual(text, "#1 a\n#1 0.000 from a\n#1 0.000 more a\n#1 DONE 1.0s\n\n"
+                               "#2 b\n#2 0.000 from b\n#2 0.000 last\n#2 DONE 2.0s\n")
+
+    def test_plain_loses_patience(self):
+        pydock, patience = module(), module()._PATIENCE
+        self.addCleanup(setattr, pydock, "_PATIENCE", patience)
+        pydock._PATIENCE = 0.2
+        text = self.play(vertex("a", 0) + vertex_log("a", "part"), 0.25, vertex("b", 0) + vertex_log("b", "from b\n"), 0.6,
+                         vertex_log("a", "ial\n"), vertex("a", 0, 1), vertex("b", 0, 2))
+        self.assertEqual(text, "#1 a\n#1 0.000 part\n#1 ...\n\n#2 b\n#2 0.000 from b\n#2 DONE 2.0s\n\n"
+                               "#1 a\n#1 ial\n#1 DONE 1.0s\n")
+
+    def screen(self, *traces, columns=60, rows=24, at_the_end=True):
+        text = self.play(*traces, mode="tty", size=lambda: (columns, rows))
+        if not at_the_end:
+            text = text[:text.rindex("\x1b[?25l")]
+        screen = Screen(columns, rows).feed(text.replace("\n", "\r\n"))
+        self.assertEqual(screen.unknown, [])
+        return [re.sub(r"Building [0-9.]+s +", "Building ", re.sub(r"  +", "  ", line)) for line in screen.lines]
+
+    def test_terminal(self):
+        self.assertEqual(self.screen(
+            vertex(LOAD, 0) + vertex(FROM) + vertex(RUN), 0.2, vertex_status(LOAD, "transferring x:", 31, 0, 0, 0.1),
+            vertex(LOAD, 0, 0.2) + vertex(FROM, 1, 1, cached=True), 0.2, vertex(RUN, 1) + vertex_log(RUN, "a\nb\n"), 0.2,
+            vertex(RUN, 1, 2.26)), [
+            "[+] Building (3/3) FINISHED  docker:default",
+            " => [internal] load x  0.2s",
+            " => => transferring x: 31B  0.1s",
+            " => CACHED [1/2] FROM docker.io/library/a  0.0s",
+            " => [2/2] RUN make all  1.3s"])
+
+    def test_terminal_while_it_runs(self):
+        lines = self.screen(vertex(FROM, 0, 0) + vertex(RUN, 0) + vertex_log(RUN, "".join(
+            "line %d \x1b[31mred\x1b[0m\x07\n" % n for n in range(9))), 0.3, at_the_end=False)
+        self.assertEqual(lines[:2], ["[+] Building (1/2)  docker:default",
+                                     " => [1/2] FROM docker.io/library/a  0.0s"])
+        self.assertTrue(re.match(r" => \[2/2\] RUN make all +0\.[0-9]s$", lines[2]), lines)
+        self.assertEqual(lines[3:], [" => => # line %d red\\a" % n for n in range(3, 9)])
+
+    def test_terminal_that_is_small(self):
+        steps = b"".join(vertex("[%d/30] RUN step with a name that is far too long for it" % n, 0, 1) for n in range(29))
+        lines = self.screen(steps + vertex("[30/30] RUN last", 0), 0.3, columns=40, rows=10, at_the_end=False)
+        self.assertEqual(len(lines), 9)
+        self.assertTrue(lines[-1].startswith(" => [30/30] RUN last"), lines)
+        self.assertEqual(lines[1], " => [22/30] RUN step with a name t 1.0s")
+        lines = self.screen(steps + vertex("[30/30] RUN last", 0), 0.3, columns=40, rows=10)
+        self.assertEqual(len(lines), 31)
+
+    def test_terminal_failure(self):
+        lines = self.screen(vertex(RUN, 0) + vertex_log(RUN, "oops\n", 0.5), vertex(RUN, 0, 1, "exit code: 1"))
+        self.assertEqual(lines[1:], [" => ERROR [2/2] RUN make all  1.0s", "------",
+                                     " > [2/2] RUN make all:", "0.500 oops", "------"])
+
+    def test_rawjson(self):
+        text = self.play(vertex("a", 0, 1.25) + vertex_log("a", b"\xff") + vertex_status("a", "s", 5), mode="rawjson")
+        self.assertEqual(json.loads(text), {
+            "vertexes": [{"digest": "sha256:a", "name": "a", "started": "2023-11-14T22:13:20Z",
+                          "completed": "2023-11-14T22:13:21.25Z"}],
+            "statuses": [{"id": "s", "vertex": "sha256:a", "current": 5, "total": 0, "timestamp": "2023-11-14T22:13:20Z",
+                          "started": "2023-11-14T22:13:20Z"}],
+            "logs": [{"vertex": "sha256:a", "timestamp": "2023-11-14T22:13:20Z", "stream": 1, "data": "/w=="}]})
+
+    def test_quiet(self):
+        self.assertEqual(self.play(vertex("a", 0, 1, "no"), mode="quiet"), "")
+
+
+class DockerfileTest(Case):
+    """What is read out of a Dockerfile: its instructions, base images, the lines of a step."""
+
+    TEXT = r'''# syntax=x
+ARG BASE=alpine
+ARG TAG
+from --platform=$P ${BASE}:${TAG:-3} AS Build
+RUN one \
+  # comment
+
+  two
+COPY --from=tools:1 /a /b
+RUN <<EOF
+FROM nothing
+EOF
+FROM build as test
+RUN --mount=type=bind,from=helper,target=/x t
+WORKDIR /x
+
+FROM scratch
+COPY --from=build /a /
+COPY --from=0 /a /
+'''
+
+    def instructions(self, text=None):
+        return module().read_dockerfile(self.TEXT if text is None else text)
+
+    def test_instructions(self):
+        self.assertEqual(self.instructions()[2:7], [
+            (4, 4, "FROM", "--platform=$P ${BASE}:${TAG:-3} AS Build"), (5, 8, "RUN", "one two"),
+            (9, 9, "COPY", "--from=tools:1 /a /b"), (10, 12, "RUN", "<<EOF"), (13, 13, "FROM", "build as test")])
+        self.assertEqual(self.instructions("# escape=`\nRUN a `\n b\nRUN c:\\\n"), [(2, 3, "RUN", "a b"), (4, 4, "RUN", "c:\\")])
+        self.assertEqual(self.instructions(""), [])
+        self.assertEqual(self.instructions("FROM x\\"), [(1, 1, "FROM", "x")])
+
+    @rows(("last", {}, "", ["alpine:3", "tools:1"]), ("test", {}, "test", ["helper", "alpine:3", "tools:1"]),
+          ("argument", {"BASE": "busybox", "TAG": "9"}, "build", ["busybox:9", "tools:1"]), ("number", {}, "2",
+                                                                                       ["alpine:3", "tools:1"]),
+          ("no such", {}, "nosuch", ["alpine:3", "tools:1"]))
+    def test_base_images(self, title, arguments, target, wanted):
+        self.assertEqual(module().base_images(self.instructions(), arguments, target), wanted)
+
+    def test_no_stage(self):
+        self.assertEqual(module().base_images(self.instructions("RUN x"), {}), [])
+
+    @rows(("[build 1/4] FROM docker.io/library/alpine", (4, 4)), ("[build 2/4] RUN one two", (5, 8)),
+          ("[build 4/4] RUN <<EOF", (10, 12)), ("[test 3/3] WORKDIR /x", (15, 15)), ("[stage-2 3/3] COPY x", (19, 19)),
+          ("[linux/arm64 build 3/4] COPY x", (9, 9)), ("[build 9/9] RUN x", None), ("[internal] load x", None),
+          ("[build 3/4] RUN x", None), ("exporting", None))
+    def test_failed_line(self, step, wanted):
+        self.assertEqual(module().failed_line(self.instructions(), step), wanted)
+
+    def test_excerpt(self):
+        text = "".join("line %d\n" % n for n in range(1, 9))
+        self.assertEqual(module().excerpt("Dockerfile", text, 4, 4), "Dockerfile:4\n--------------------\n"
+                         "   2 |     line 2\n   3 |     line 3\n   4 | >>> line 4\n   5 |     line 5\n   6 |     line 6\n"
+                         "--------------------\n")
+        self.assertIn("   1 | >>> line 1\n   2 | >>> line 2\n   3 |     line 3\n----", module().excerpt("D", text, 1, 2))
+
+
+class BuildKitTest(BuildCase):
+    """`build` with BuildKit on a scripted engine: requests, outputs, statuses."""
+
+    extra_env = {"DOCKER_BUILDKIT": "1"}
+    result = messages(trace(vertex(FROM, 0, 0.1)), trace(vertex(RUN, 1), vertex_log(RUN, "hi\n", 1)),
+                      trace(vertex(RUN, 1, 2)), IMAGE_ID)
+    failed = messages(trace(vertex("[2/2] COPY nosuch /", 0, 1, "not found")),
+                      {"errorDetail": {"message": "solver says no"}, "error": "solver says no"})
+
+    def setUp(self):
+        super().setUp()
+        plant(self.home, r"ctx/Dockerfile: FROM a\nCOPY nosuch /\n")
+        self.engine.on("GET", "/images/.*/json", answer(200, {"Id": "x"}))
+
+    def test_plain(self):
+        outcome = self.check(self.pydock("build", "-t", "a", "--build-arg", "X=1", "--iidfile", "iid", "ctx"), 0, "")
+        self.assertIn("#1 [internal] load build context\n#1 transferring context: ", outcome.stderr)
+        self.assertIn("\n\n#3 [2/2] RUN make all\n#3 0.000 hi\n#3 DONE 1.0s\n", outcome.stderr)
+        request = self.engine.calls("/build")[0]
+        self.assertEqual(request.query, {"t": ["a"], "version": ["2"], "dockerfile": ["Dockerfile"], "buildargs": ['{"X":"1"}']})
+        self.assertIsNone(request.header("X-Registry-Config"))
+        with open(os.path.join(self.home, "iid")) as file:
+            self.assertEqual(file.read(), BUILT_ID)
+
+    def test_quiet(self):
+        self.check(self.pydock("build", "-q", "ctx"), 0, BUILT_ID + "\n", "")
+        self.assertNotIn("q", self.engine.calls("/build")[0].query)
+        self.result = self.failed
+        self.check(self.pydock("build", "-q", "ctx"), 1, "", re.compile(r"\ADockerfile:2\n(.*\n)+ERROR: failed to solve: solver "))
+
+    def test_failure(self):
+        self.result = self.failed
+        self.check(self.pydock("build", "ctx"), 1, "", re.compile(
+            r"#2 ERROR: not found\n------\n > \[2/2\] COPY nosuch /:\n------\nDockerfile:2\n-{20}\n   1 \|     FROM a\n"
+            r"   2 \| >>> COPY nosuch /\n-{20}\nERROR: failed to solve: solver says no\n\Z"))
+
+    def test_parse_error(self):
+        self.result = messages({"errorDetail": {"message": "failed to solve: dockerfile parse error on line 2: no"}})
+        self.check(self.pydock("build", "ctx"), 1, "", re.compile(r"(?s)2 \| >>> COPY.*\nERROR: failed to solve: dockerfile"))
+
+    @rows(("rawjson", r'\A(\{"vertexes":\[\{.*\}\n)+\Z'), ("quiet", r"\A\Z"), ("none", r"\A\Z"), ("auto", r"\A#1 "),
+          ("plain", r"\A#1 "))
+    def test_progress(self, mode, pattern):
+        for args, env in ((["--progress", mode], {}), ([], {"BUILDKIT_PROGRESS": mode})):
+            self.check(self.pydock("build", "ctx", *args, env=env), 0, "", re.compile(pattern))
+
+    def test_wrong_progress(self):
+        self.check(self.pydock("build", "--progress", "x", "ctx"), 1, "", "ERROR: invalid progress mode x\n")
+        self.check(self.pydock("build", "--progress", "tty", "ctx"), 1, "", re.compile("ERROR: failed to get console: "))
+        self.assertEqual(self.engine.requests, [])
+
+    def test_terminal(self):
+        with Pty(pydock_command() + ["build", "ctx"], self.env(), 70, cwd=self.home) as terminal:
+            self.assertEqual(terminal.wait(), 0)
+            lines = Screen(70, 24).feed(terminal.output).lines
+            self.assertTrue(re.match(r"\[\+\] Building [0-9.]+s \(3/3\) FINISHED +docker:default$", lines[0]), lines)
+            self.assertTrue(re.match(r" => \[2/2\] RUN make all +1.0s$", lines[-1]), lines)
+
+    def missing_image(self, *failures):
+        """An engine that knows an image once it was pulled, and fails to load what is named."""
+        pulled = []
+
+        def create(request):
+            pulled.append(request.query["fromImage"][0].rpartition("/")[2])
+            return messages({"status": "Pulling from x", "id": "latest"})
+
+        def build(request):
+            steps = [vertex("[internal] load metadata for docker.io/library/%s:latest" % name, 0, 1, "401 Unauthorized")
+                     for name in failures if name not in pulled]
+            return messages(trace(*steps), {"errorDetail": {"message": "401 Unauthorized"}}) if steps else self.__class__.result
+
+        self.engine.on("POST", "/images/create", create)
+        self.engine.on("POST", "/build", build)
+        self.engine.on("GET", "/images/(.*)/json", lambda request: answer(
+            200 if request.path.split("/")[2] in pulled + ["here"] else 404, {"message": "no"}))
+        return pulled
+
+    def test_missing_base_is_pulled(self):
+        plant(self.home, r"ctx/Dockerfile: FROM away AS x\nFROM here\nCOPY --from=x / /")
+        self.config(auths={"https://index.docker.io/v1/": {"auth": "dTpw"}})
+        pulled = self.missing_image("away")
+        self.check(self.pydock("build", "ctx"), 0, "", re.compile("Pulling docker.io/library/away:latest"))
+        self.assertEqual((pulled, len(self.engine.calls("/build"))), (["away"], 1))
+        self.assertEqual(self.engine.calls("/images/create")[0].auth["username"], "u")
+
+    def test_what_the_dockerfile_does_not_show_is_pulled(self):
+        pulled = self.missing_image("frontend")
+        plant(self.home, r"ctx/Dockerfile: FROM here")
+        self.check(self.pydock("build", "ctx"))
+        self.assertEqual((pulled, len(self.engine.calls("/build"))), (["frontend"], 2))
+
+    def test_pull_that_does_not_help(self):
+        self.missing_image("frontend")
+        self.engine.on("POST", "/build", lambda request: messages(
+            trace(vertex("[internal] load metadata for docker.io/library/x:latest", 0, 1, "no")),
+            {"errorDetail": {"message": "still no"}}))
+        plant(self.home, r"ctx/Dockerfile: FROM here")
+        self.check(self.pydock("build", "ctx"), 1, "", re.compile("ERROR: failed to solve: still no\n$"))
+        self.assertEqual(len(self.engine.calls("/build")), 2)
+
+    def test_pull_flag(self):
+        pulled = self.missing_image()
+        plant(self.home, r"ctx/Dockerfile: FROM here")
+        self.check(self.pydock("build", "--pull", "-q", "ctx"), 0, BUILT_ID + "\n", "")
+        self.assertEqual(pulled, ["here"])
+
+    def test_refused_login(self):
+        self.missing_image("x")
+        self.engine.on("POST", "/images/create", answer(404, {"message": "pull access denied"}))
+        plant(self.home, r"ctx/Dockerfile: FROM private")
+        self.check(self.pydock("build", "ctx"), 1, "", re.compile("pull access denied"))
+
+    def test_dockerfile_from_elsewhere(self):
+        for args, data in ((["-f", "-"], b"FROM here\n"), (["-f", "out/D"], b"")):
+            plant(self.home, "out/D: FROM here")
+            self.check(self.pydock("build", "ctx", *args, input=data))
+            request = self.engine.calls("/build")[-1]
+            name = request.query["dockerfile"][0]
+            self.assertTrue(name.startswith(".dockerfile."), name)
+            self.assertTrue([line for line in entries(request.body) if "FROM here" in line])
+
+    def test_archive_as_input(self):
+        self.result = self.failed
+        out = io.BytesIO()
+        with tarfile.open(fileobj=out, mode="w") as tar:
+            tar.add(os.path.join(self.home, "ctx", "Dockerfile"), "Dockerfile")
+        self.check(self.pydock("build", "-", input=out.getvalue()), 1, "", re.compile("ERROR: failed to solve"))
+        self.assertEqual(len(self.engine.calls("/build")), 1)
+
+    @rows(("no base64", {"id": "moby.buildkit.trace", "aux": "%%%"}), ("no text", {"id": "moby.buildkit.trace", "aux": 5}),
+          ("no protobuf", {"id": "moby.buildkit.trace", "aux": "////"}), ("unknown", {"id": "moby.other", "aux": {"x": 1}}))
+    def test_broken_trace(self, title, message):
+        """The build is what counts; of a trace that makes no sense nothing is shown."""
+        self.result = messages(message, IMAGE_ID)
+        self.check(self.pydock("build", "-q", "ctx"), 0, BUILT_ID + "\n")
+
+    def test_cut_stream(self):
+        self.result = cut(messages(trace(vertex(FROM, 0)), IMAGE_ID), -20)
+        self.check(self.pydock("build", "ctx"), 1, "", re.compile("unexpected EOF"))
+
+
 # ======================================================================================================
 # Commands, on real engines
 # ======================================================================================================
@@ -6928,6 +7696,152 @@ class EngineCopyTest(RealEngineCase):
     """)
     def test_refused(self, *args, **options):
         self.differential(*args, wire=False, **options)
+
+
+class EngineBuildTest(RealEngineCase):
+    """The classic builder of a real engine beside docker, and its BuildKit, seen in what comes out."""
+
+    extra_env = {"DOCKER_BUILDKIT": "0"}
+    normalise = (replaced(r"(Running in |intermediate container |---> |built |sha256:)[0-9a-f]{12,}", r"\1ID"),)
+
+    def setUp(self):
+        super().setUp()
+        plant(os.path.join(self.home, "ctx"), r"""
+            Dockerfile: FROM busybox\nARG X=1\nCOPY . /ctx/\nRUN echo "X is $X" && find /ctx | sort\nCMD ["sh"]\n
+            Fails: FROM busybox\nRUN echo out; exit 3\n
+            Stages: FROM busybox AS one\nRUN echo 1 >/one\nFROM busybox AS two\nCOPY --from=one /one /\nRUN false\n
+            Nothing: FROM scratch\n
+            Broken: FROM busybox\nNOSUCH x\n
+            Missing: FROM busybox\nCOPY nosuch /\n
+            Private: FROM 127.0.0.1:1/nosuch\n
+            sub/a.txt: a\n
+            sub/b.md: b\n
+            link -> sub/a.txt
+            .dockerignore: *.md\nsub/*\n!sub/a.txt\nDockerfile\n
+            """)
+
+    def tearDown(self):
+        self.remove("built:1", "built:2")
+        super().tearDown()
+
+    def wire(self):
+        """The archive is compared elsewhere; docker's lacks the end where a Dockerfile was added."""
+        return [re.sub(r"['\"]?(b['\"]|[0-9]+ bytes).*", "", line, flags=re.DOTALL) for line in super().wire()
+                if "HEX" not in line]
+
+    @lines("""
+        build --network host --no-cache -t built:1 ctx
+        build --network host --no-cache -t built:1 -t built:2 --build-arg X=2 --label a=b ctx
+        build --network host --no-cache -q ctx
+        build --network host --no-cache --rm=false ctx
+        ! build --network host --no-cache -f ctx/Fails ctx
+        ! build --network host --no-cache -q -f ctx/Fails ctx
+        ! build --network host --no-cache --force-rm -f ctx/Fails ctx
+        build --network host --no-cache -f ctx/Stages --target one ctx
+        ! build --network host --no-cache -f ctx/Stages ctx
+        ! build --no-cache -f ctx/Nothing ctx
+        ! build --no-cache -f ctx/Broken ctx
+        ! build --no-cache -f ctx/Missing ctx
+        ! build --no-cache -f ctx/Private ctx
+        ! build --network host --no-cache --target nosuch ctx
+        ! build --isolation nosuch ctx
+        ! build --platform a/b/c/d ctx
+        build --network host --no-cache --memory 64m --cpu-shares 5 --shm-size 1m --ulimit nofile=99:99 ctx
+    """)
+    def test_classic(self, *args, **options):
+        self.differential(*args, **options)
+
+    def test_cache(self):
+        self.pydock("build", "--network", "host", "ctx")
+        self.differential("build", "--network", "host", "ctx")
+
+    def test_what_is_built(self):
+        for builder in "01":
+            done = self.check(self.pydock("build", "--network", "host", "--no-cache", "-t", "built:1", "--label", "l=" + builder, "ctx",
+                                          env={"DOCKER_BUILDKIT": builder}))
+            self.assertIn("/ctx/sub/a.txt\n", re.sub(r"(?m)^#[0-9]+ [0-9.]+ ", "", done.stdout + done.stderr))
+            self.assertNotIn("b.md", done.stdout + done.stderr)
+            about = must(api(self.dockerd.host, "GET", "/images/built:1/json"))
+            self.assertEqual(about["Config"]["Labels"], {"l": builder})
+            self.assertEqual(about["Config"]["Cmd"], ["sh"])
+
+    def buildkit(self, *args, **options):
+        return self.pydock("build", "--network", "host", *args, env={"DOCKER_BUILDKIT": "1"}, **options)
+
+    def test_buildkit(self):
+        outcome = self.check(self.buildkit("-q", "--iidfile", "iid", "-t", "built:2", "--no-cache", "ctx"), 0,
+                             re.compile(r"\Asha256:[0-9a-f]{64}\n\Z"), "")
+        with open(os.path.join(self.home, "iid")) as file:
+            self.assertEqual(file.read() + "\n", outcome.stdout)
+        self.assertEqual(must(api(self.dockerd.host, "GET", "/images/built:2/json"))["Id"] + "\n", outcome.stdout)
+        outcome = self.check(self.buildkit("ctx"), 0, "", re.compile(
+            r"\n\n#\d+ \[3/3\] RUN echo \"X is 1\" && find /ctx \| sort\n#\d+ CACHED\n\n#\d+ exporting to image\n"))
+
+    @rows(("Fails", r"#\d+ [0-9.]+ out\n(?s:.*)------\nFails:2\n-+\n   1 \|     FROM busybox\n   2 \| >>> RUN echo out;"),
+          ("Broken", r"Broken:2\n(?s:.*)>>> NOSUCH x\n-+\nERROR: failed to solve.*unknown instruction: NOSUCH\n\Z"),
+          ("Missing", r"   2 \| >>> COPY nosuch /\n"), ("Stages", r"   5 \| >>> RUN false\n"),
+          ("Private", r"Pulling 127.0.0.1:1/nosuch:latest, which the build is based on\nError response from daemon: "))
+    def test_buildkit_failures(self, name, pattern):
+        self.check(self.buildkit("-f", "ctx/" + name, "ctx"), 1, "", re.compile(pattern))
+
+    def test_buildkit_terminal(self):
+        plant(self.home, r"ctx/Dockerfile: FROM busybox\nCOPY . /ctx/\nRUN echo tick && sleep 1\n")
+        with Pty(pydock_command() + ["build", "--network", "host", "--no-cache", "ctx"],
+                 self.env({"DOCKER_BUILDKIT": "1"}), 90, cwd=self.home) as terminal:
+            terminal.expect("=> => # tick")
+            self.assertEqual(terminal.wait(), 0)
+            lines = Screen(90, 24).feed(terminal.output).lines
+        self.assertTrue(re.match(r"\[\+\] Building [0-9.]+s \((\d+)/\1\) FINISHED +docker:default$", lines[0]), lines)
+        self.assertTrue(any(re.match(r" => \[3/3\] RUN echo tick && sleep 1 +1.[0-9]s$", line)
+                            for line in lines), lines)
+
+    @rows(("1",), ("2",))
+    def test_context_that_breaks_off(self, version):
+        """Nothing is built of an archive that could not be sent whole, though an engine takes a cut one for good."""
+        def blocks():
+            yield from module().TarStream(os.path.join(self.home, "ctx"))
+            raise module().DockerError("gone")
+
+        with module().Client(self.dockerd.host) as client, self.assertRaisesRegex(module().DockerError, "^gone$"):
+            client.build(blocks(), {"version": version, "networkmode": "host", "t": "built:1", "dockerfile": "Stages",
+                                    "target": "one"})
+        time.sleep(1)
+        self.assertEqual(api(self.dockerd.host, "GET", "/images/built:1/json")[0], 404)
+
+    def test_private_base_image(self):
+        """An engine has no credentials of its own: pydock pulls with the user's, and builds then."""
+        registry = PasswordRegistry.get()
+        self.load_app(registry.address + "/base:1")
+        auth = {"username": registry.user, "password": registry.password}
+        self.dockerd.push(registry.address + "/base:1", auth)
+        self.remove(registry.address + "/base:1")
+        plant(self.home, "p/Dockerfile: FROM %s/base:1\\nLABEL a=b\\n" % registry.address)
+        self.assertNotEqual(self.buildkit("p").status, 0)
+        self.config(auths={registry.address: {"auth": basic(registry.user, registry.password)}})
+        self.check(self.buildkit("-q", "-t", "built:1", "p"))
+        self.remove(registry.address + "/base:1")
+
+    def test_git(self):
+        """A repository, its branches and folders; over dumb HTTP it cannot be cloned by halves."""
+        git = which("git")
+        if not git:
+            raise unittest.SkipTest("not installed: git")
+        repository = os.path.join(self.folder(), "r.git")
+        plant(self.home, r"ctx/Dockerfile: FROM busybox\nCOPY . /ctx/\n")
+        for command in ("init -q .", "checkout -q -b master", "add -A", "commit -q -m x", "checkout -q -b other",
+                        "mv sub/a.txt b.txt", "commit -q -m y", "checkout -q master", "update-server-info"):
+            run([git, "-c", "user.name=n", "-c", "user.email=e"] + command.split(), dict(os.environ, HOME=self.home),
+                cwd=os.path.join(self.home, "ctx"))
+        shutil.move(os.path.join(self.home, "ctx", ".git"), repository)
+        plant(os.path.dirname(repository), r"df: FROM busybox\nLABEL from=afar\n")
+        with serve_folder(os.path.dirname(repository)) as url:
+            self.names = {"url": url}
+            self.normalise += (SENT, replaced(r"git\w+/", "gitN/"), replaced(r"(?m)^Downloading.*?url: \S+.*[\r\n]+", ""))
+            for words in ("", "#master", "#other", "#:", "#master:", "#nosuch", "#master:sub", "#master:nosuch", "#-x"):
+                self.differential("build", "--network", "host", "--no-cache", url + "/r.git" + words, fails=None, files=False,
+                                  env={"PATH": os.environ["PATH"]})
+            for words in ("/df", "/nosuch", "/"):
+                self.differential("build", "--network", "host", "--no-cache", url + words, fails=None)
 
 
 class EngineRegistryTest(RealEngineCase):
