@@ -2683,6 +2683,8 @@ class Body:
         self._sizes = {}                # the chunk heads seen so far; engines repeat a few sizes
         self._in_chunk = False          # a chunk has begun, and the line end behind it is to come
         self._last_head, self._last_size = b"", 0
+        self._dense = False             # whether chunks are small: then copies cost less than memoryviews
+        self._by_lines = True           # whether no chunk had a line break of its own so far
         self.done = not self._chunked and self._left == 0
 
     def __enter__(self):
@@ -2704,11 +2706,14 @@ class Body:
             wire.hang_up()
 
     def spans(self):
-        """Yield for each receive the list of its pieces of payload, memoryviews that hold until the next one."""
+        """Yield for each receive the list of its pieces of payload, buffers that hold until the next one."""
         while not self.done:
             if not self._held and not self._receive():
                 break
-            pieces, used = (self._split if self._chunked else self._plain)(self._buffer, self._view, self._held)
+            source, window = self._buffer, self._view
+            if self._dense:
+                source = window = bytes(window[:self._held])
+            pieces, used = (self._split if self._chunked else self._plain)(source, window, self._held)
             yield pieces
             self._keep(used)
 
@@ -2839,6 +2844,8 @@ class Body:
                     raise ConnectionFailed("malformed chunked encoding")
                 at += 2
                 self._in_chunk = False
+            if self._dense and self._by_lines and window is source:
+                at = self._split_lines(source, at, pieces)
             line_end = find(b"\r\n", at, held)
             if line_end < 0:
                 if held - at > 4096:
@@ -2854,8 +2861,25 @@ class Body:
             at, left = line_end + 2, size
             self._in_chunk = True
             self._last_head, self._last_size = head, size
-        self._left = left
+        self._left, self._dense = left, len(pieces) > 64
         return pieces, at
+
+    def _split_lines(self, data, at, pieces):
+        """Take whole chunks from `at` on, fast, as long as no payload holds a line break; how far that went."""
+        lines, sizes = data[at:].split(b"\r\n"), self._sizes
+        count = (len(lines) - 1) // 2 * 2
+        heads, found = lines[0:count:2], lines[1:count:2]
+        new = set(heads).difference(sizes)
+        if all(re.match(rb"[0-9a-fA-F]{1,8}\Z", head) for head in new):
+            sizes.update((head, int(head, 16)) for head in new)
+            wanted = list(map(sizes.__getitem__, heads))
+            if wanted and not wanted[-1]:           # the last chunk of all
+                del heads[-1], found[-1], wanted[-1]
+            if list(map(len, found)) == wanted:
+                pieces += found
+                return at + sum(map(len, heads)) + sum(wanted) + 4 * len(heads)
+        self._by_lines = False
+        return at
 
     def _chunk_size(self, head):
         digits = head.partition(b";")[0].strip()
@@ -3146,6 +3170,18 @@ class Hijacked:
         buffer = bytearray(size)
         return bytes(buffer[:self.recv_into(buffer)])
 
+    def spans(self):
+        """Yield what each receive brings as a list of one memoryview, which holds until the next one."""
+        buffer = memoryview(bytearray(RECEIVE_SIZE))
+        while True:
+            try:
+                count = self.recv_into(buffer)
+            except OSError as error:
+                raise ConnectionFailed("the connection broke: " + os_error_text(error))
+            if not count:
+                return
+            yield [buffer[:count]]
+
     def readable(self) -> bool:
         """Whether `recv` would return at once."""
         return bool(self._ahead) or self.wire.answered()
@@ -3160,6 +3196,13 @@ class Hijacked:
     def fileno(self) -> int:
         return self.wire.fileno()
 
+    def abort(self) -> None:
+        """End both directions, so that a thread that receives or sends comes back; `close` is still due."""
+        try:
+            self.wire.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass                        # the other end was faster
+
     def close(self) -> None:
         self.wire.hang_up()
 
@@ -3168,6 +3211,34 @@ class Hijacked:
 
     def __exit__(self, *_):
         self.close()
+
+
+class Ending:
+    """What the engine will say of a container's end; a context manager.  `body` is its answer, or events up to `last`."""
+
+    def __init__(self, body: Body, last: str = ""):
+        self.body, self.last = body, last
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.body.close()
+
+    def status(self) -> int:
+        """Wait for it: the exit status; DockerError if the engine does not know or has gone."""
+        status = 0
+        with self:
+            for message in JsonStream(self.body):
+                if not self.last:
+                    if (message.get("Error") or {}).get("Message"):
+                        raise DockerError(message["Error"]["Message"])
+                    return message.get("StatusCode") or 0
+                if message.get("status") == "die":
+                    status = int(((message.get("Actor") or {}).get("Attributes") or {}).get("exitCode") or 0)
+                if message.get("status") == self.last:
+                    return status
+        raise ConnectionFailed("unexpected EOF")
 
 
 def version_tuple(version: str) -> tuple:
@@ -3615,6 +3686,62 @@ class Client:
             "quiet": "1" if quiet else "0", "platform": platform_json(platform) or None},
             body=source, headers={"Content-Type": TAR_TYPE}, length=length)
 
+    def start(self, container: str, checkpoint: str = "", checkpoint_dir: str = "") -> None:
+        """POST /containers/NAME/start."""
+        self.call("POST", "/containers/%s/start" % container, {
+            "checkpoint": checkpoint or None, "checkpoint-dir": checkpoint_dir or None})
+
+    def ending(self, container: str, condition: str = "") -> Ending:
+        """POST /containers/NAME/wait, answered as soon as the engine waits: to be asked before the container starts.
+
+        `condition` is `not-running` (what the engine takes for none), `next-exit` or `removed`.
+        """
+        if self.at_least("1.30"):
+            return Ending(self.stream("POST", "/containers/%s/wait" % container, {"condition": condition or None}))
+        last = "destroy" if condition == "removed" else "die"       # older engines answer no wait before its end
+        return Ending(self.stream("GET", "/events", {"filters": encode_filters(
+            {"type": ["container"], "container": [container], "event": sorted({"die", last})})}), last)
+
+    def attach(self, container: str, stdin: bool = False, stdout: bool = True, stderr: bool = True,
+               logs: bool = False, detach_keys: str = "") -> Hijacked:
+        """POST /containers/NAME/attach: its streams as one connection; `logs`: what was written before, too."""
+        flags = {"stream": True, "stdin": stdin, "stdout": stdout, "stderr": stderr, "logs": logs}
+        query = {name: "1" for name in flags if flags[name]}
+        return self.hijack("/containers/%s/attach" % container, dict(query, detachKeys=detach_keys or None))
+
+    def logs(self, container: str, stdout: bool = True, stderr: bool = True, follow: bool = False, since: str = "",
+             until: str = "", timestamps: bool = False, tail: str = "all", details: bool = False) -> Body:
+        """GET /containers/NAME/logs: raw output of a terminal, or else frames for `copy_frames`."""
+        flags = {"stdout": stdout, "stderr": stderr, "follow": follow, "timestamps": timestamps, "details": details}
+        query = {name: "1" for name in flags if flags[name]}
+        return self.stream("GET", "/containers/%s/logs" % container, dict(
+            query, tail=tail, since=since or None, until=until or None))
+
+    def resize(self, container: str, height: int, width: int) -> None:
+        """POST /containers/NAME/resize: tell a container the size of its terminal."""
+        self.call("POST", "/containers/%s/resize" % container, {"h": height, "w": width})
+
+    def exec_create(self, container: str, config: dict) -> str:
+        """POST /containers/NAME/exec: prepare a process in a running container; its ID."""
+        return self.call("POST", "/containers/%s/exec" % container, body=config, expect=dict).get("Id") or ""
+
+    def exec_start(self, process: str, tty: bool = False, detach: bool = False, size: tuple = None):
+        """POST /exec/ID/start: a Hijacked with the streams of the process, None with `detach`."""
+        config = {"Detach": detach, "Tty": tty}
+        if size:
+            config["ConsoleSize"] = list(size)
+        if not detach:
+            return self.hijack("/exec/%s/start" % process, body=config)
+        return self.call("POST", "/exec/%s/start" % process, body=config)
+
+    def exec_inspect(self, process: str) -> dict:
+        """GET /exec/ID/json; `ExitCode` is None while it runs."""
+        return self.call("GET", "/exec/%s/json" % process, expect=dict)
+
+    def exec_resize(self, process: str, height: int, width: int) -> None:
+        """POST /exec/ID/resize."""
+        self.call("POST", "/exec/%s/resize" % process, {"h": height, "w": width})
+
     def prune(self, kind: str, filters: dict = None) -> dict:
         """POST /containers/prune, or `images`, `networks`, `volumes`: remove the unused; what went and its size."""
         return self.call("POST", "/%s/prune" % kind, {"filters": encode_filters(filters) or None}, expect=dict)
@@ -3884,6 +4011,330 @@ def is_terminal(stream) -> bool:
         return stream.isatty()
     except (ValueError, AttributeError):
         return False
+
+
+class Demultiplexer:
+    """Takes a stream of frames apart: `feed` buffers, cut anywhere, then `flush`.
+
+        frame:  0 or 1: out, 2: err, 3: a complaint of the engine's | three zero bytes | length, 4 bytes | payload
+
+    `out` and `err` are functions that take a list of buffers; without `err` both go to `out`, in their order.
+    `dense` says whether frames are small: then bytes are faster to feed than memoryviews.
+    """
+
+    def __init__(self, out, err=None):
+        self._out, self._err, self._complaint = [], [], []
+        self._targets = ((out, self._out), (err, self._err))
+        lists = (self._out, self._out, self._err if err else self._out, self._complaint)
+        self._adders = [pieces.append for pieces in lists]
+        self._heads = {}                # the frame heads seen so far: (length, where to); sizes repeat
+        self._cut = b""                 # a head of which more is to come
+        self._left, self._add = 0, None     # of a payload of which more is to come
+        self.dense = False
+
+    def feed(self, data) -> None:
+        at, end, heads = 0, len(data), self._heads
+        if self._left:
+            at = min(self._left, end)
+            self._add(data[:at])
+            self._left -= at
+        elif self._cut:
+            data, self._cut = self._cut + bytes(data), b""
+            end = len(data)
+        if at == end:
+            return
+        while at < end:
+            start = at + 8
+            try:
+                size, add = heads[data[at:start]]
+            except (KeyError, TypeError, ValueError):       # new, cut off, or a memoryview, which cannot be looked up
+                if start > end:
+                    self._cut = bytes(data[at:])
+                    return
+                size, add = self._head(bytes(data[at:start]))
+            at = start + size
+            add(data[start:at])
+        self._left, self._add = at - end, add
+
+    def _head(self, head):
+        if head not in self._heads:
+            if len(self._heads) > 4096:
+                self._heads.clear()
+            if head[0] > 3:
+                raise DockerError("Unrecognized input header: %d" % head[0])
+            self._heads[head] = int.from_bytes(head[4:], "big"), self._adders[head[0]]
+        return self._heads[head]
+
+    def flush(self) -> None:
+        """Write what was fed; DockerError if the engine put a complaint into the stream."""
+        self.dense = len(self._out) + len(self._err) > 64
+        for write, pieces in self._targets:
+            if pieces:
+                write([b"".join(pieces)] if self.dense else pieces)
+                del pieces[:]
+        if self._complaint and not (self._left and self._add == self._adders[3]):
+            raise DockerError("error from daemon in stream: " + b"".join(self._complaint).decode("utf-8", "replace"))
+
+
+def copy_frames(spans, out, err) -> None:
+    """Write a stream of frames, as `Body.spans` or `Hijacked.spans` gives it, to two functions that take buffers."""
+    frames = Demultiplexer(out, err)
+    for pieces in spans:
+        try:
+            for piece in [b"".join(pieces)] if frames.dense else pieces:
+                frames.feed(piece)
+        finally:
+            frames.flush()
+
+
+def buffers_to(stream):
+    """A function that writes a list of buffers to a stream, past its text layer."""
+    stream.flush()
+    try:
+        descriptor = stream.fileno()
+    except (OSError, AttributeError, ValueError):
+        raw = getattr(stream, "buffer", None)
+        return (lambda pieces: raw.write(b"".join(pieces))) if raw else (
+            lambda pieces: stream.write(b"".join(pieces).decode("utf-8", "replace")))
+    return lambda pieces: write_pieces(descriptor, pieces)
+
+
+def same_file(one, other) -> bool:
+    """Whether two streams end in the same file, so that the order between them shows."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, AttributeError, ValueError):
+        return False
+
+
+def tty_size(stream) -> tuple:
+    """(height, width) of the terminal behind a stream, zeros if it is none."""
+    columns, rows = terminal_size(stream)
+    return (rows, columns) if is_terminal(stream) and rows else (0, 0)
+
+
+DETACH_KEYS = b"\x10\x11"               # ctrl-p, ctrl-q
+
+
+def parse_detach_keys(text: str) -> bytes:
+    """The bytes of a key sequence such as `ctrl-p,ctrl-q`; ValueError for a key that is none."""
+    keys = b""
+    for key in text.split(","):
+        if re.match(r"ctrl-[a-z@[\\\]^_]\Z", key):
+            keys += bytes([ord(key[5:].upper()) - 64])
+        elif key == "DEL" or len(key.encode("utf-8", "surrogateescape")) == 1:
+            keys += key.encode("utf-8", "surrogateescape") if len(key) == 1 else b"\x7f"
+        else:
+            raise ValueError("Unknown character: '%s'" % key)
+    return keys
+
+
+def split_keys(data: bytes, keys: bytes) -> tuple:
+    """Look for the detach keys in what was typed: (what stands before, what may be their beginning, whether found)."""
+    at = data.find(keys) if keys else -1
+    if at >= 0:
+        return data[:at], b"", True
+    begun = next((count for count in range(len(keys) - 1, 0, -1) if data.endswith(keys[:count])), 0)
+    return data[:len(data) - begun], data[len(data) - begun:], False
+
+
+class Handlers:
+    """Handles signals with a function while a `with` lasts, in place of what they do by default.
+
+    Only in the main thread, as Python has it; elsewhere it does nothing.  A program's own handlers stay.
+    """
+
+    def __init__(self, numbers, handle):
+        self.numbers, self.handle, self.before = numbers, handle, {}
+
+    def __enter__(self):
+        import signal
+        for number in self.numbers:
+            try:
+                if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+                    self.before[number] = signal.signal(number, self.handle)
+            except (OSError, ValueError):
+                pass                    # not the main thread, or a signal that cannot be caught
+        return self
+
+    def __exit__(self, *_):
+        import signal
+        for number, before in self.before.items():
+            signal.signal(number, before)
+
+
+class RawTerminal:
+    """A terminal in raw mode while a `with` lasts; as it was before on every way out, and while we are stopped.
+
+    `descriptor` may be None for no terminal at all.
+    """
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+        if descriptor is not None:
+            import signal
+            self._handlers = Handlers((signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT),
+                                      self._step_aside)
+
+    def __enter__(self):
+        if self.descriptor is not None:
+            import termios
+            self._before = termios.tcgetattr(self.descriptor)
+            self._handlers.__enter__()
+            self._set_raw()
+        return self
+
+    def __exit__(self, *_):
+        if self.descriptor is not None:
+            self._restore()
+            self._handlers.__exit__()
+
+    def _set_raw(self):
+        import termios
+        import tty
+        tty.setraw(self.descriptor, termios.TCSANOW)
+
+    def _restore(self):
+        import termios
+        try:
+            termios.tcsetattr(self.descriptor, termios.TCSANOW, self._before)
+        except termios.error:
+            pass                        # the terminal has gone
+
+    def _step_aside(self, number, _):
+        """A signal that ends or stops us does so with the terminal restored; raw again if we go on."""
+        import signal
+        self._restore()
+        signal.signal(number, self._handlers.before[number])
+        os.kill(os.getpid(), number)
+        signal.signal(number, self._step_aside)
+        self._set_raw()
+
+
+class SignalProxy(Handlers):
+    """Takes signals, and the terminal's size, to a process in the engine while a `with` lasts.
+
+    `kill(name)` and `resize()` make the request, each on a connection of its own, for a signal may come while another
+    request is under way; either may be None.  With `raw` SIGTSTP is left to RawTerminal.
+    """
+
+    def __init__(self, kill=None, resize=None, raw=False):
+        import signal
+        kept = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL",
+                "SIGRTMIN", "SIGRTMAX") + ("SIGTSTP",) * raw
+        wanted = [number for number in signal.Signals if number.name not in kept] if kill else [signal.SIGWINCH]
+        super().__init__(wanted if kill or resize else [], self._take)
+        self.kill, self.resize = kill, resize
+        self._pending, self._ends = [], 0
+
+    def _take(self, number, _):
+        import signal
+        if number in (signal.SIGINT, signal.SIGTERM):
+            self._ends += 1
+            if self._ends == 3:
+                raise StatusError("\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
+        self._pending.append(number)
+        while len(self._pending) == 1:  # else a call that was interrupted by this one goes on with it
+            try:
+                if self.kill:
+                    self.kill(signal.Signals(number).name[3:])
+                if number == signal.SIGWINCH and self.resize:
+                    self.resize()
+            except DockerError:
+                pass                    # the process has ended meanwhile, or will be seen to have
+            finally:
+                self._pending.pop(0)
+            if self._pending:
+                number = self._pending[0]
+
+
+class Session:
+    """Copies between a hijacked stream and streams of ours: input, output, error output.
+
+    `in_`, `out` and `err` may be None for what is not wanted; with `tty` the stream is a terminal's, raw, else frames.
+    `keys` are the bytes that detach from a terminal.
+    """
+
+    def __init__(self, stream: Hijacked, tty: bool, in_, out, err, keys: bytes = DETACH_KEYS):
+        self.stream, self.tty = stream, tty
+        self.in_, self.out, self.err = in_, out, err
+        self.keys = keys if tty else b""
+        self.detached = False
+        stream.wire.sock.settimeout(None)
+        if in_ is None:
+            stream.close_write()
+
+    def copy(self) -> bool:
+        """Copy until the output ends; False if the user has detached instead."""
+        raw = self.tty and self.in_ is not None and is_terminal(self.in_) and not os.environ.get("NORAW")
+        with self.stream, RawTerminal(self.in_.fileno() if raw else None):
+            stop = self._start_input() if self.in_ is not None else None
+            try:
+                self._copy_output()
+            except ConnectionFailed:
+                if not self.detached:
+                    raise
+            finally:
+                self.stream.abort()
+                if stop:
+                    stop()
+        return not self.detached
+
+    def _copy_output(self):
+        out, err = (buffers_to(stream) if stream else lambda pieces: None for stream in (self.out, self.err))
+        if self.tty:
+            for pieces in self.stream.spans():
+                out(pieces)
+        else:
+            copy_frames(self.stream.spans(), out, None if same_file(self.out, self.err) else err)
+
+    def _start_input(self):
+        """Start a thread that sends the input; a function that ends it."""
+        import threading
+        waker, wake = os.pipe()
+        thread = threading.Thread(target=self._send_input, args=(waker,), daemon=True)
+        thread.start()
+
+        def stop():
+            os.close(wake)
+            thread.join(5)
+            os.close(waker)
+        return stop
+
+    def _send_input(self, waker):
+        """The thread: the input goes into the stream, and so does its end."""
+        try:
+            try:
+                self._send_blocks(waker)
+            finally:
+                self.stream.close_write()
+        except (OSError, ValueError):
+            pass                        # the output's end will tell
+
+    def _send_blocks(self, waker):
+        wire, held = self.stream.wire, b""
+        try:
+            descriptor = self.in_.fileno()
+        except (OSError, AttributeError, ValueError):
+            data = getattr(self.in_, "buffer", self.in_).read()
+            return wire.sendall(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
+        import select
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.register(waker, select.POLLIN)
+        spliced = not self.keys and _splices(wire, descriptor)
+        while all(ready != waker for ready, _ in poll.poll()):
+            if spliced:
+                if not os.splice(descriptor, wire.fileno(), MIB):
+                    return None
+                continue
+            data = os.read(descriptor, MIB >> 2)
+            if not data:
+                return wire.sendall(held)
+            data, held, self.detached = split_keys(held + data, self.keys)
+            wire.sendall(data)
+            if self.detached:
+                return self.stream.abort()
 
 
 def progress_text(detail: dict, columns: int) -> str:
@@ -4424,7 +4875,7 @@ _TAR_MAGIC = b"ustar\00000" + bytes(64)
 _TAR_REST = bytes(167)
 _NO_DEVICE = b"0000000\0" * 2
 _CONSTANT_SUM = sum(_TAR_MAGIC) + 8 * 32        # the checksum's own field counts as blanks
-_KINDS = {0o100000: b"0", 0o120000: b"2", 0o020000: b"3", 0o060000: b"4", 0o040000: b"5", 0o010000: b"6"}   # by S_IFMT
+_TAR_KINDS = {0o100000: b"0", 0o120000: b"2", 0o020000: b"3", 0o060000: b"4", 0o040000: b"5", 0o010000: b"6"}   # by S_IFMT
 GO_DIRECTORY, GO_SYMLINK, GO_DEVICE, GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19      # bits of Go's file modes
 PRUNE = 2                               # what an `ignore` says of a directory of which nothing is wanted
 
@@ -4531,7 +4982,7 @@ class TarStream:
         """Header, data and, for a large file, an open descriptor of one entry."""
         mode, size, link, data, descriptor, device = about.st_mode, 0, "", b"", None, _NO_DEVICE
         uid, gid = self.owner or (about.st_uid, about.st_gid)
-        kind = _KINDS.get(mode & 0o170000)
+        kind = _TAR_KINDS.get(mode & 0o170000)
         if kind == b"5":
             name += "/"
         elif about.st_nlink > 1:
@@ -8091,7 +8542,7 @@ def network_ipam(subnets, ranges, gateways, auxiliary) -> list:
 
 _NO_NETWORK = ('{"Driver":"bridge","Scope":"","IPAM":{"Driver":"default","Options":{}},"Internal":false,"Attachable":false,'
                '"Ingress":false,"ConfigOnly":false,"Options":{},"Labels":{}}')
-_NO_ENDPOINT = ('{"IPAMConfig":{},"Links":null,"MacAddress":"","DriverOpts":{},"GwPriority":0,"NetworkID":"",'
+_NEW_ENDPOINT = ('{"IPAMConfig":{},"Links":null,"MacAddress":"","DriverOpts":{},"GwPriority":0,"NetworkID":"",'
                 '"EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"",'
                 '"GlobalIPv6PrefixLen":0,"DNSNames":null}')
 
@@ -8169,7 +8620,7 @@ class NetworkCommands(Cli):
                 --link list|link          other container to know by name > Links
                 --link-local-ip strings   link-local address'''
         opts = self.parse(args, "NETWORK CONTAINER", 2, table)
-        config = fill_in(json.loads(_NO_ENDPOINT), table, opts)
+        config = fill_in(json.loads(_NEW_ENDPOINT), table, opts)
         config["Aliases"] = _words(opts.alias)
         config["IPAMConfig"].update({"LinkLocalIPs": _words(opts.link_local_ip)} if opts.link_local_ip else ())
         for key, equals, value in (text.partition("=") for text in _words(opts.driver_opt)):
@@ -8939,7 +9390,264 @@ def _split_argument(text):
     return ("", text) if text.startswith(("/", ".")) or not colon else (container, path)
 
 
-class DockerCli(BuildCommands, CreateCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands, SystemCommands):
+_DETACH_KEYS_FLAG = '''
+        --detach-keys string   keys that detach from the container, in place of ctrl-p,ctrl-q'''
+
+
+class StreamCommands(CreateCommands):
+    """Commands that connect the user with a process in a container."""
+
+    def cmd_attach(self, *args):
+        """Connect the terminal to a running container."""
+        opts = self.parse(args, "CONTAINER", 1, _DETACH_KEYS_FLAG + '''
+        --no-stdin             leave the input alone
+        --sig-proxy            hand signals on to the process (default true)''')
+        name, wanted = opts.args[0], not opts.no_stdin
+        try:
+            ending = self.client.ending(name)
+        except ApiError:
+            ending = None               # what comes next says why
+        config = self._attachable(name)["Config"]
+        tty = bool(config.get("Tty"))
+        self.check_tty(wanted, tty)
+        keys = opts.detach_keys or self.config.get("detachKeys", "")
+        wanted = wanted and bool(config.get("OpenStdin"))
+        with self._proxy(name, opts.sig_proxy and not tty, tty) as proxy:
+            session = Session(self.client.attach(name, wanted, detach_keys=keys), tty, self.in_ if wanted else None,
+                              self.out, self.err, self._key_bytes(keys, tty))
+            with session.stream:
+                self._attachable(name)
+                if proxy.resize:        # by way of another size, for which the process draws its screen anew
+                    height, width = tty_size(self.out)
+                    self.client.resize(name, height + 1, width + 1)
+                    self._first_size(proxy)
+                if not session.copy():
+                    raise DockerError("read escape sequence")
+        self._exit(ending.status())
+
+    cmd_container_attach = cmd_attach
+
+    def _attachable(self, name):
+        """What is known of a container; DockerError if it cannot be attached to."""
+        container = self.client.inspect_container(name)
+        state = container["State"]
+        for wrong, words in ((not state.get("Running"), "stopped container, start it first"),
+                             (state.get("Paused"), "paused container, unpause it first"),
+                             (state.get("Restarting"), "restarting container, wait until it is running")):
+            if wrong:
+                raise DockerError("You cannot attach to a " + words)
+        return container
+
+    def check_tty(self, wants_input: bool, tty: bool) -> None:
+        """DockerError where a terminal is to be connected with an input that is none."""
+        if wants_input and tty and not is_terminal(self.in_):
+            raise DockerError("the input device is not a TTY")
+
+    def _key_bytes(self, keys, tty):
+        try:
+            return parse_detach_keys(keys) if keys else DETACH_KEYS
+        except ValueError as error:
+            if tty:
+                self.warn("invalid detach escape keys, using default: %s" % error)
+            return DETACH_KEYS
+
+    def _separately(self, method, *args):
+        """Call a method of the client on a connection of its own, as a signal may come in the middle of anything."""
+        with Client(self.endpoint, self.client.headers, self.client.api_version) as client:
+            getattr(client, method)(*args)
+
+    def _proxy(self, name, signals, tty, method="resize"):
+        """A SignalProxy for a container or, with `method` "exec_resize", a process in one."""
+        def kill(signal):
+            self._separately("kill", name, signal)
+
+        def resize():
+            size = tty_size(self.out)
+            if any(size):
+                self._separately(method, name, *size)
+        return SignalProxy(kill if signals else None, resize if tty and is_terminal(self.out) else None, raw=tty)
+
+    def _first_size(self, proxy):
+        """Tell a process that has just started the size of its terminal; it may need a moment to be there."""
+        def tell():
+            for attempt in range(11):
+                try:
+                    return proxy.resize()
+                except DockerError:
+                    time.sleep(0.01 * (attempt + 1))
+            return self.warn("failed to resize tty, using default size")
+        if proxy.resize:
+            import threading
+            threading.Thread(target=tell, daemon=True).start()
+
+    @staticmethod
+    def _exit(status):
+        if status:
+            raise StatusError("", status)
+
+    def cmd_exec(self, *args):
+        """Run a command in a running container."""
+        opts = self.parse(args, "CONTAINER COMMAND [ARG...]", (2, None), '''
+    -d, --detach               leave it running and return''' + _DETACH_KEYS_FLAG + '''
+    -e, --env list|env         environment variable NAME=VALUE, or NAME to hand on one of ours (API 1.25)
+        --env-file list        file of such lines (API 1.25)
+    -i, --interactive          connect the input
+        --privileged           with all privileges
+    -t, --tty                  with a terminal of its own
+    -u, --user string          user to run it as, NAME or UID, with :GROUP or :GID
+    -w, --workdir string       its working directory (API 1.35)''', interspersed=False)
+        container, attached, tty = opts.args[0], not opts.detach, opts.tty
+        variables = [pair for path in opts.env_file for pair in read_variables(path, os.environ)] + opts.env
+        self.client.inspect_container(container)
+        self.check_tty(opts.interactive and attached, tty)
+        keys = opts.detach_keys or self.config.get("detachKeys", "")
+        size = tty_size(self.out) if tty and self.client.at_least("1.42") else (0, 0)
+        process = self.client.exec_create(container, dict({
+            "User": opts.user, "Privileged": opts.privileged, "Tty": tty, "AttachStdin": opts.interactive and attached,
+            "AttachStderr": attached, "AttachStdout": attached, "Detach": opts.detach, "DetachKeys": keys,
+            "Env": ["%s=%s" % pair if pair[1] is not None else pair[0] for pair in variables] or None,
+            "WorkingDir": opts.workdir, "Cmd": opts.args[1:]}, **({"ConsoleSize": size} if any(size) else {})))
+        if not process:
+            raise DockerError("exec ID empty")
+        stream = self.client.exec_start(process, tty, opts.detach, size if any(size) else None)
+        if opts.detach:
+            return
+        with self._proxy(process, False, tty and is_terminal(self.in_), "exec_resize") as proxy:
+            session = Session(stream, tty, self.in_ if opts.interactive else None, self.out, self.err,
+                              self._key_bytes(keys, tty))
+            self._first_size(proxy)
+            if not session.copy():
+                raise DockerError("read escape sequence")
+        try:
+            self._exit(self.client.exec_inspect(process).get("ExitCode"))
+        except ConnectionFailed:
+            raise StatusError("", 255)
+
+    cmd_container_exec = cmd_exec
+
+    def cmd_start(self, *args):
+        """Start containers that do not run."""
+        opts = self.parse(args, "CONTAINER [CONTAINER...]", (1, None), '''
+    -a, --attach                  show the output, and hand signals on
+        --checkpoint string       checkpoint to go on from
+        --checkpoint-dir string   folder of the checkpoint''' + _DETACH_KEYS_FLAG + '''
+    -i, --interactive             connect the input''')
+        for flag in ("checkpoint", "checkpoint-dir"):
+            if flag.replace("-", "_") in opts.given and not self.client.ping().get("experimental"):
+                raise DockerError('"--%s" is only supported on a Docker daemon with experimental features enabled' % flag)
+        attached = opts.attach or opts.interactive
+        if len(opts.args) > 1 and (attached or opts.checkpoint):
+            raise DockerError("you cannot start and attach multiple containers at once" if attached else
+                              "you cannot restore multiple containers at once")
+        if attached:
+            container = self.client.inspect_container(opts.args[0])
+            tty, name = bool(container["Config"].get("Tty")), container["Id"]
+            streams = {"stdin"} if opts.interactive and container["Config"].get("OpenStdin") else set()
+            removed = (container.get("HostConfig") or {}).get("AutoRemove")
+            return self._exit(self.start_attached(name, streams | {"stdout", "stderr"}, tty, not tty, removed, opts))
+        if opts.checkpoint:
+            return self.client.start(opts.args[0], opts.checkpoint, opts.checkpoint_dir)
+        failed = []
+        for name in opts.args:
+            try:
+                self.client.start(name)
+                self.print(name)
+            except DockerError as error:
+                self.warn(str(error))
+                failed.append(name)
+        if failed:
+            raise DockerError("Error: failed to start containers: " + ", ".join(failed))
+
+    cmd_container_start = cmd_start
+
+    def start_attached(self, container: str, streams, tty: bool, signals: bool, removed: bool, opts, failure=None) -> int:
+        """Start a container that was connected before; its exit status, or 0 if the user has detached from it.
+
+        `streams` names those to connect, `signals` says whether it gets ours, `removed` whether it goes with its end;
+        `failure(error)` makes the exception for a start that fails.
+        """
+        keys = opts.detach_keys or self.config.get("detachKeys", "")
+        wanted = [name in streams for name in ("stdin", "stdout", "stderr")]
+        with self._proxy(container, signals, tty) as proxy:
+            session = Session(self.client.attach(container, *wanted, detach_keys=keys), tty, *[
+                stream if want else None for stream, want in zip((self.in_, self.out, self.err), wanted)],
+                keys=self._key_bytes(keys, tty))
+            with session.stream:
+                ending = self._start(container, removed, opts, failure)
+                self._first_size(proxy)
+                if not session.copy():
+                    ending.body.close()
+                    return 0
+        try:
+            return ending.status()
+        except DockerError as error:
+            self.warn("error waiting for container: %s" % error)
+            return 125
+
+    def _start(self, container, removed, opts, failure=None):
+        """Start a container: its Ending, which was asked for before."""
+        ending = self.client.ending(container, "removed" if removed else "next-exit")
+        try:
+            self.client.start(container, getattr(opts, "checkpoint", ""), getattr(opts, "checkpoint_dir", ""))
+        except DockerError as error:
+            with ending:
+                if removed and isinstance(error, ApiError):
+                    ending.body.read()              # the engine is at it
+            raise failure(error) if failure else error
+        return ending
+
+    def cmd_run(self, *args):
+        """Make a container and run a command in it."""
+        opts = self.parse(args, "IMAGE [COMMAND] [ARG...]", (1, None), RUN_TABLE, interspersed=False)
+        body = self.container_config(opts, "run")
+        if opts.detach:
+            if opts.attach:
+                raise DockerError("conflicting options: cannot specify both --attach and --detach")
+            body.update(AttachStdin=False, AttachStdout=False, AttachStderr=False, StdinOnce=False)
+        else:
+            self.check_tty(body["AttachStdin"], body["Tty"])
+        try:
+            container = self.create_container(opts, body)
+        except DockerError as error:
+            raise self.run_failure(error)
+        streams = [name for name in ("stdin", "stdout", "stderr") if body["Attach" + name.title()]]
+        if streams:
+            return self._exit(self.start_attached(container, streams, body["Tty"], opts.sig_proxy, opts.rm, opts,
+                                                  self.run_failure))
+        self.print(container)
+        self.out.flush()
+        self._start(container, opts.rm, opts, self.run_failure).body.close()
+
+    cmd_container_run = cmd_run
+
+    def cmd_logs(self, *args):
+        """Show what a container has written."""
+        opts = self.parse(args, "CONTAINER", 1, '''
+        --details         also the attributes that the logging driver kept
+    -f, --follow          go on with what comes
+        --since string    what came since then: 2024-01-02T15:04:05Z, Unix seconds, or 42m for as long ago
+    -n, --tail string     so many of the last lines (default "all")
+    -t, --timestamps      each line with its time
+        --until string    what came before then (API 1.35)''')
+        container = self.client.inspect_container(opts.args[0])
+        times = []
+        for flag in ("since", "until"):
+            try:
+                times.append(parse_timestamp(getattr(opts, flag)) if getattr(opts, flag) else "")
+            except DockerError as error:
+                raise DockerError('invalid value for "%s": %s' % (flag, error))
+        with self.client.logs(container["Id"], follow=opts.follow, since=times[0], until=times[1], tail=opts.tail,
+                              timestamps=opts.timestamps, details=opts.details) as body:
+            if container["Config"].get("Tty"):
+                return self.copy_out(body)
+            copy_frames(body.spans(), buffers_to(self.out),
+                        None if same_file(self.out, self.err) else buffers_to(self.err))
+
+    cmd_container_logs = cmd_logs
+
+
+class DockerCli(BuildCommands, StreamCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands,
+                SystemCommands):
     """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
 
 

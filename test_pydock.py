@@ -3820,6 +3820,287 @@ class MessageStreamTest(DifferentialCase):
 
 
 # ======================================================================================================
+# Streams: frames, raw terminals, signals, on a scripted engine
+# ======================================================================================================
+
+UPGRADED = (b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.raw-stream\r\nConnection: Upgrade\r\n"
+            b"Upgrade: tcp\r\n\r\n")
+
+
+def frame(data, stream=1):
+    """One frame of a stream that holds both outputs."""
+    data = data.encode() if isinstance(data, str) else data
+    return struct.pack(">BxxxL", stream, len(data)) + data
+
+
+def echo(request, sock, file):
+    """Sends back what comes in, in frames."""
+    while True:
+        data = file.read1(1 << 16)
+        if not data:
+            return None
+        sock.sendall(frame(data))
+
+
+def stream_engine(*pieces, tty=False, status=answer(200, {"StatusCode": 0}), start=answer(204), script=(), **options):
+    """An engine with a container `c`, whose attach and exec answer with the pieces."""
+    state = {"Running": True, "Paused": False, "Restarting": False}
+    container = {"Id": "c" * 64, "State": state, "HostConfig": {"AutoRemove": False},
+                 "Config": {"Tty": tty, "OpenStdin": True}}
+    return ScriptedEngine(*tuple(script) + (
+        ("GET", "/containers/[^/]+/json", answer(200, container)),
+        ("POST", "/containers/create", answer(201, {"Id": "c" * 64, "Warnings": []})),
+        ("POST", "/containers/[^/]+/(attach)", list(pieces)), ("POST", "/exec/e/start", list(pieces)),
+        ("POST", "/containers/c/exec", answer(201, {"Id": "e"})), ("POST", "/containers/[^/]+/start", start),
+        ("POST", "/containers/[^/]+/(resize|kill)", answer(200)), ("POST", "/exec/e/resize", answer(200)),
+        ("GET", "/exec/e/json", answer(200, {"ID": "e", "Running": False, "ExitCode": 0})),
+        ("POST", "/containers/[^/]+/wait", status)), **options)
+
+
+BOTH = [frame("one\n"), frame("two\n", 2), frame(""), frame("three\n" * 30), frame("in\n", 0), frame("\xfc\n" * 9, 2)]
+
+
+class FrameTest(Case):
+    """The demultiplexer, fed directly."""
+
+    def copy(self, blocks, both=True):
+        out, err = [], []
+        keep = [lambda pieces, to=to: to.append(b"".join(bytes(piece) for piece in pieces)) for to in (out, err)]
+        module().copy_frames(([block] for block in blocks), keep[0], keep[1] if both else None)
+        return b"".join(out), b"".join(err)
+
+    @rows(("1", 1), ("2", 2), ("7", 7), ("8", 8), ("9", 9), ("100", 100), ("10000", 10000))
+    def test_cut_anywhere(self, title, size):
+        data = b"".join(BOTH) * 20
+        wanted = self.copy([data])
+        self.assertEqual(wanted[0].count(b"three"), 600)
+        self.assertEqual(wanted[1].count(b"two"), 20)
+        blocks = [data[at:at + size] for at in range(0, len(data), size)]
+        self.assertEqual(self.copy(blocks), wanted)
+        self.assertEqual(self.copy(memoryview(bytearray(block)) for block in blocks), wanted)
+        mixed = self.copy(blocks, both=False)
+        self.assertEqual((mixed[0][:13], mixed[1]), (b"one\ntwo\nthree", b""))
+
+    def test_sizes(self):
+        data, wanted = [], [b"", b""]
+        for size in list(range(300)) + [65535, 65536, 1 << 20]:
+            payload = os.urandom(size)
+            data.append(frame(payload, 1 + size % 2))
+            wanted[size % 2] += payload
+        data = b"".join(data)
+        for size in (1000, 1 << 17):
+            blocks = [memoryview(bytearray(data[at:at + size])) for at in range(0, len(data), size)]
+            self.assertEqual(self.copy(blocks), tuple(wanted))
+
+    @rows((5, "Unrecognized input header: 5"), (3, "error from daemon in stream: it broke"))
+    def test_complaints(self, stream, words):
+        for size in (1, 1000):
+            data = frame("good") + frame("it broke", stream)
+            with self.assertRaises(module().DockerError) as caught:
+                self.copy([data[at:at + size] for at in range(0, len(data), size)])
+            self.assertEqual(str(caught.exception), words)
+
+    @rows(("lines", [b"line %d\n" % n for n in range(5000)]), ("with CRLF", [b"line %d\r\n" % n for n in range(5000)]),
+          ("CRLF now and then", [b"%d\n" % n + b"\r\n" * (n % 97 == 5) for n in range(5000)]),
+          ("chunk-like", [b"a\r\n1\r\n0\r\n\r\n%d" % n for n in range(3000)]), ("empty", [b""] * 3000))
+    def test_chunks(self, title, payloads):
+        thing = chunked(*[frame(payload) for payload in payloads])
+        for shape in (glue(thing), list(split(glue(thing), 5001))):
+            with ScriptedEngine(("GET", "/containers/c/logs", shape)) as engine, module().Client(engine.host) as client:
+                got = []
+                with client.logs("c") as body:
+                    module().copy_frames(body.spans(), lambda pieces: got.append(b"".join(map(bytes, pieces))), None)
+                self.assertEqual(b"".join(got), b"".join(payloads))
+                with client.logs("c") as body:
+                    self.assertEqual(len(b"".join(body.blocks())), sum(map(len, payloads)) + 8 * len(payloads))
+
+
+class DetachKeysTest(Case):
+    """The key sequence that detaches, and what only looks like one."""
+
+    @rows(("a", b"a"), ("ctrl-p,ctrl-q", b"\x10\x11"), ("ctrl-@,ctrl-[,ctrl-\\,ctrl-],ctrl-^,ctrl-_", b"\0\x1b\x1c\x1d\x1e\x1f"),
+          ("DEL,x, ", b"\x7fx "), ("ctrl-z,Z", b"\x1aZ"), ("foo", None), ("", None), ("ctrl-A", None), ("ctrl-1", None),
+          ("a,,b", None), ("del", None), ("\xe4", None))
+    def test_parse(self, text, keys):
+        if keys is not None:
+            return self.assertEqual(module().parse_detach_keys(text), keys)
+        with self.assertRaises(ValueError) as caught:
+            module().parse_detach_keys(text)
+        self.assertIn("Unknown character: '", str(caught.exception))
+
+    @rows(("abc", b"pq", b"abc", False), ("abpqc", b"pq", b"ab", True), ("abp|qc", b"pq", b"ab", True),
+          ("abp|cpq", b"pq", b"abpc", True), ("ppq", b"pq", b"p", True), ("p|p|q", b"pq", b"p", True),
+          ("p", b"pq", b"p", False), ("aab|aac|x", b"aabaac", b"", True), ("aab|aab|aac", b"aabaac", b"aab", True),
+          ("pq", b"", b"pq", False), ("xq", b"q", b"x", True))
+    def test_split(self, typed, keys, sent, found):
+        got, held, left = b"", b"", False
+        for block in typed.encode().split(b"|"):
+            data, held, left = module().split_keys(held + block, keys)
+            got += data
+            if left:
+                break
+        self.assertEqual((got + (b"" if left else held), left), (sent, found))
+
+
+class StreamTest(DifferentialCase):
+    """attach, exec, start, logs and run against an engine that answers oddly."""
+
+    normalise = (replaced(r'time="[^"]*" level=error msg="(.*)"', r"\1"),)
+
+    def play(self, engine, *args, **options):
+        self.engine = self.start(engine)
+        return self.differential(*args, env={"DOCKER_HOST": engine.host}, **dict({"fails": None}, **options))
+
+    @rows(("whole", BOTH), ("glued", [b"".join(BOTH)]), ("bytes", list(split(b"".join(BOTH)))),
+          ("in the head", []), ("nothing", []), ("200", []))
+    def test_output(self, title, pieces):
+        head = UPGRADED
+        if title == "in the head":
+            head, pieces = UPGRADED + b"".join(BOTH), []
+        self.play(stream_engine(head, *pieces + [CLOSE]), "exec", "c", "cmd")
+        self.play(stream_engine(head, *pieces + [CLOSE]), "run", "image", "cmd")
+        self.play(stream_engine(head, *pieces + [CLOSE]), "start", "-a", "c")
+
+    @rows(("unknown header", [frame("a"), frame("b", 7), CLOSE]), ("complaint", [frame("a"), frame("it broke", 3), CLOSE]),
+          ("dies", [frame("a"), 0.1, DIE]), ("head cut", [frame("a"), b"\1\0\0", CLOSE]))
+    def test_broken(self, title, pieces):
+        for args in (("exec", "c", "cmd"), ("run", "image", "cmd"), ("start", "-a", "c"), ("attach", "--no-stdin", "c")):
+            self.play(stream_engine(UPGRADED, *pieces), *args, wire=False)
+
+    @rows(("3", answer(200, {"StatusCode": 3})), ("late", messages(0.3, {"StatusCode": 125})),
+          ("error", answer(200, {"StatusCode": 3, "Error": {"Message": "lost it"}})),
+          ("null error", answer(200, {"StatusCode": 3, "Error": None})), ("cut", cut(messages({"StatusCode": 3}), -20)))
+    def test_status(self, title, status):
+        pieces = [UPGRADED, frame("out\n"), CLOSE]
+        for args in (("run", "image"), ("run", "--rm", "image"), ("start", "-a", "c"), ("attach", "--no-stdin", "c")):
+            self.play(stream_engine(*pieces, status=status), *args)
+
+    @rows(("0", {"ExitCode": 0}), ("42", {"ExitCode": 42}), ("null", {"ExitCode": None}), ("300", {"ExitCode": 300}))
+    def test_exec_status(self, title, said):
+        engine = stream_engine(UPGRADED, CLOSE, script=[("GET", "/exec/e/json", answer(200, said))])
+        self.play(engine, "exec", "c", "cmd")
+
+    @rows(("404", answer(404, {"message": "No such exec instance: e"})), ("closed", [CLOSE]), ("dies", [DIE]))
+    def test_exec_status_fails(self, title, thing):
+        self.play(stream_engine(UPGRADED, CLOSE, script=[("GET", "/exec/e/json", thing)]), "exec", "c", "cmd", wire=False)
+
+    @rows(("not there", 400, 'exec: "x": executable file not found in $PATH'), ("denied", 400, "x: permission denied"),
+          ("folder", 400, "x: is a directory"), ("no file", 500, "stat x: no such file or directory"),
+          ("other", 500, "no space"), ("conflict", 409, "removal is in progress"))
+    def test_start_fails(self, title, status, words):
+        for args in (("run", "image"), ("run", "--rm", "image"), ("run", "-d", "image"), ("start", "-a", "c"),
+                     ("start", "c", "d")):
+            self.play(stream_engine(UPGRADED, 0.3, CLOSE, start=answer(status, {"message": words})), *args)
+
+    @rows(("create", ("POST", "/containers/create", answer(409, {"message": "Conflict."}))),
+          ("inspect", ("GET", "/containers/[^/]+/json", answer(404, {"message": "No such container: c"}))),
+          ("exec", ("POST", "/containers/[^/]+/exec", answer(409, {"message": "Container c is not running"}))))
+    def test_refused(self, title, line):
+        for args in (("run", "image"), ("start", "-a", "c"), ("attach", "--no-stdin", "c"), ("exec", "c", "cmd"),
+                     ("logs", "c")):
+            self.play(stream_engine(UPGRADED, CLOSE, script=[line]), *args)
+
+    @lines("""
+        exec -e A=1 -e B -e TERM -e A=2 -u 1:2 -w /tmp --privileged c a -b --c
+        exec -d c a
+        exec -dit --detach-keys ctrl-a c a
+        exec -i c a
+        exec -d -e A=1 c a
+        ! exec -t -i c a
+        run -a stdin image
+        run -a stdout -a stderr image a
+        run -i image a
+        run -i -a stdout image
+        run -d image
+        run -d --rm image
+        run --rm -i image
+        run --detach-keys ctrl-a image
+        start c
+        start c d e
+        start -ai c
+        start -i --detach-keys a,b c
+        attach c
+        attach --no-stdin c
+        attach --sig-proxy=false --detach-keys x c
+        logs c
+        logs -ft --details -n 3 c
+        logs --since 2024-01-02T03:04:05.678Z --until 1700000000.5 c
+        container logs --since 2024-01-02 c
+        container exec c a
+        container attach --no-stdin c
+        container start c
+        container run image
+    """)
+    def test_requests(self, *args, **options):
+        logs = chunked(frame("logged\n"), frame("err\n", 2), content_type="application/vnd.docker.raw-stream")
+        self.play(stream_engine(UPGRADED, frame("out\n"), CLOSE, script=[
+            ("GET", "/containers/[^/]+/logs", logs),
+            ("POST", "/exec/e/start", lambda r: answer(200) if b'"Detach":true' in r.body else [UPGRADED, CLOSE])]),
+            *args, **options)
+
+    @rows(("1.41", "1.41"), ("1.42", "1.42"), ("1.50", "1.50"), ("1.29", "1.29"), ("1.24", "1.24"))
+    def test_versions(self, version, *_):
+        events = messages(0.2, {"status": "die", "Actor": {"Attributes": {"exitCode": "7"}}, "id": "c" * 64},
+                          {"status": "destroy", "id": "c" * 64, "Actor": {"Attributes": {}}})
+        for args in (("exec", "-e", "A=1", "c", "a"), ("run", "image"), ("run", "--rm", "image"), ("start", "-a", "c"),
+                     ("logs", "--until", "1", "c")):
+            old = version < "1.30" and args[0] in ("run", "start")
+            self.play(stream_engine(UPGRADED, CLOSE, api=version, script=[
+                ("GET", "/events", events), ("GET", "/containers/[^/]+/logs", chunked(frame("x")))]), *args, wire=not old)
+
+    @rows(("cut chunk", cut(chunked(*BOTH), -40)), ("no end", cut(chunked(*BOTH), -5)), ("dies", chunked(BOTH[0], 0.1, DIE)),
+          ("one byte at a time", list(split(chunked(*BOTH)))), ("complaint", chunked(frame("bad", 3))))
+    def test_logs(self, title, thing):
+        self.play(stream_engine(script=[("GET", "/containers/[^/]+/logs", thing)]), "logs", "c", wire=False)
+
+    def test_logs_of_a_terminal(self):
+        thing = chunked(b"raw\r\n", b"\1\0\0\0\0\0\0\3abc", b"\x1b[1m" * 3)
+        self.play(stream_engine(tty=True, script=[("GET", "/containers/[^/]+/logs", thing)]), "logs", "c")
+
+    def test_order_in_one_file(self):
+        """Both outputs in one file: the engine's order."""
+        frames = [frame(b"%d\n" % n, 1 + n % 2) for n in range(300)]
+        engine = self.start(stream_engine(UPGRADED, b"".join(frames), CLOSE))
+        path = os.path.join(self.home, "out")
+        with open(path, "w") as out:
+            self.assertEqual(0, subprocess.call(pydock_command() + ["exec", "c", "x"], stdout=out, stderr=out,
+                                                stdin=subprocess.DEVNULL, env=self.env({"DOCKER_HOST": engine.host})))
+        with open(path) as out:
+            self.assertEqual([int(line) for line in out], list(range(300)))
+
+    @rows(("exec",), ("run",))
+    def test_slow_reader(self, command):
+        """Input goes on while nobody reads the output, and output while nobody reads the input."""
+        got = []
+
+        def deaf(request, sock, file):
+            sock.sendall(frame(b"x" * 3000000))      # more than any buffer between us
+            got.append(len(file.read()))
+
+        engine = self.start(stream_engine(UPGRADED, deaf, CLOSE))
+        args = ["exec", "-i", "c", "x"] if command == "exec" else ["run", "-i", "image"]
+        outcome = self.pydock(*args, input=b"y" * 5000000, env={"DOCKER_HOST": engine.host}, binary=True)
+        self.assertEqual((outcome.status, len(outcome.stdout), got), (0, 3000000, [5000000]))
+
+    def test_input_that_never_ends(self):
+        """The command ends when the output does, not when the input does."""
+        engine = self.start(stream_engine(UPGRADED, frame("done\n"), CLOSE))
+        read, write = os.pipe()
+        with os.fdopen(read, "rb") as stdin, os.fdopen(write, "wb"):
+            outcome = run(pydock_command() + ["exec", "-i", "c", "x"], self.env({"DOCKER_HOST": engine.host}), stdin)
+        self.check(outcome, 0, "done\n", "")
+
+    def test_input_is_no_file(self):
+        """As a library: streams without descriptors."""
+        engine = self.start(stream_engine(UPGRADED, echo, CLOSE))
+        out, err = io.StringIO(), io.TextIOWrapper(io.BytesIO())
+        cli = module().DockerCli(io.StringIO("text \xfc"), out, err, module().Endpoint(engine.host))
+        cli.cmd("exec", "-i", "c", "x")
+        cli.close()
+        self.assertEqual(out.getvalue(), "text \xfc")
+
+
+# ======================================================================================================
 # Commands, on a scripted engine
 # ======================================================================================================
 
