@@ -5770,7 +5770,7 @@ def parse_cpus(text: str) -> int:
     """A number of CPUs, `1.5` or `3/2`, in billionths; ValueError in docker's words."""
     from fractions import Fraction
     try:
-        count = Fraction(text if re.match(r"[0-9.+-]", text) else "") * 10 ** 9
+        count = Fraction(text if re.match(r"[0-9.+-]\S*\Z", text) else "") * 10 ** 9
     except (ValueError, ZeroDivisionError):
         raise ValueError("failed to parse %s as a rational number" % text)
     if count.denominator != 1:
@@ -5943,15 +5943,18 @@ def key_value(text: str) -> tuple:
 
 
 def parse_csv(text: str) -> list:
-    """The fields of a line of comma-separated values, `a,"b,c"`; ValueError if it is none."""
-    import csv
-    try:
-        fields = next(csv.reader([text], strict=True))
-    except csv.Error:
-        raise ValueError('parse error on line 1: extraneous or missing " in quoted-field')
-    if not fields:
+    """The fields of a line of comma-separated values, `a,"b,c"`; ValueError in the words of Go's reader."""
+    field = r'(?:"(?:[^"]|"")*"|[^",]*)'
+    if not text:
         raise ValueError("EOF")
-    return fields
+    if not re.match("%s(?:,%s)*\\Z" % (field, field), text):
+        start = re.match("(?:%s,)*" % field, text).end()
+        quoted = re.compile(r'"(?:[^"]|"")*("?)').match(text, start)
+        raise ValueError("parse error on line 1, column %d: %s" % (
+            (quoted.end() + (not quoted.group(1)), 'extraneous or missing " in quoted-field') if quoted else
+            (text.index('"', start) + 1, 'bare " in non-quoted-field')))
+    return [found[1:-1].replace('""', '"') if found[:1] == '"' else found
+            for found in re.findall(",(%s)" % field, "," + text)]
 
 
 def parse_ip(text: str) -> str:
@@ -6039,7 +6042,8 @@ tmpfs-mode TmpfsOptions.Mode octal
 '''
 _MOUNT_VALUES = {
     "text": str, "lower": str.lower, "bool": parse_bool, "size": parse_size, "map": key_value,
-    "octal": lambda text: int(text, 8), "path": lambda text: absolute_path(text) if (text + "/")[:2] == "./" else text}
+    "octal": lambda text: int(text if text.isdigit() else "", 8),
+    "path": lambda text: absolute_path(text) if text[:1] == "." else text}
 
 
 def parse_mount(text: str) -> dict:
@@ -6098,7 +6102,7 @@ def parse_network(text: str) -> dict:
         key, equals, value = map(str.strip, field.lower().partition("="))
         if not equals or key not in found:
             raise ValueError("invalid field key " + key if key and equals else "invalid field " + field)
-        if key == "driver-opt" and "=" not in value:
+        if key == "driver-opt" and "=" not in value[1:]:
             raise ValueError("invalid key value pair format in driver options")
         if key == "gw-priority" and not re.match(r"[+-]?[0-9]+\Z", value):
             raise ValueError("invalid gw-priority (%s): invalid syntax" % value)
@@ -6147,8 +6151,8 @@ VALUE_TYPES.update((kind, (convert, True)) for kind, convert in {
     "list|host": parse_extra_host, "gpu-request": parse_gpus, "mount": parse_mount, "network": parse_network,
     "list|env": checked(lambda text: key_value(text) if "=" in text else (text, os.environ.get(text)),
                         ("[^=]", "invalid environment variable: {0}")),
-    "list|label": checked(key_value, ("[^=]", "invalid label '{0}': empty name"),
-                          (r"[^=\s]+(=|\Z)", "label '{1}' contains whitespaces")),
+    "list|label": checked(key_value, (r"\s*[^=\s]", "invalid label '{0}': empty name"),
+                          (r"\s*[^=\s]+(=|\Z)", "label '{1}' contains whitespaces")),
     "list|stream": checked(str.lower, (r"(?i)std(in|out|err)\Z", "valid streams are STDIN, STDOUT and STDERR")),
     "list|domain": checked(lambda text: text.strip(" .") or ".", (
         r" *(\.|(?=.*[a-zA-Z])%s(\.%s)*\.?) *\Z" % (_LABEL, _LABEL), "{0} is not a valid domain")),
@@ -6156,7 +6160,7 @@ VALUE_TYPES.update((kind, (convert, True)) for kind, convert in {
                          (r"[^:]*(:[^:]*)?\Z", "bad format for links: {0}")),
     "list|rule": checked(str, (r"[acb] ([0-9]+|\*):([0-9]+|\*) [rwm]{1,3}\Z", "invalid device cgroup format '{0}'")),
     "map|sysctl": checked(key_value, (_SYSCTLS, "sysctl '{0}' is not allowed")),
-    "ulimit": checked(_ulimit, ("[^=]+=.", "invalid ulimit argument: {0}"), (_LIMITS, "invalid ulimit type: {1}"), (
+    "ulimit": checked(_ulimit, ("[^=]*=", "invalid ulimit argument: {0}"), (_LIMITS, "invalid ulimit type: {1}"), (
         r"[^:]*(:[^:]*)?\Z", "too many limit value arguments - {2}, can only have up to two, `soft[:hard]`")),
     "list|weight": device_value("Weight", checked(int, (r"0*([1-9][0-9]{1,2}|1000|0)\Z", "")),
                                 "invalid weight for device: %s"),
@@ -7460,7 +7464,7 @@ def container_config(opts, os_type: str = "linux", proxies: dict = None) -> dict
     _add_health_check(config, opts.no_healthcheck)
     host["Ulimits"] = [limit for _, limit in sorted({limit["Name"]: limit for limit in opts.ulimit}.items())]
     for key in ("CapAdd", "CapDrop"):
-        names = {re.sub(r"\A(?!CAP_|ALL\Z)", "CAP_", name.upper().strip()) for name in host[key] or ()}
+        names = {re.sub(r"\A(?!CAP_|ALL\Z)", "CAP_", name.upper()) for name in host[key] or ()}
         host[key] = sorted(names) or None
     if opts.rm and host["RestartPolicy"]["Name"] not in ("", "no"):
         raise DockerError("conflicting options: cannot specify both --restart and --rm")
@@ -7469,8 +7473,8 @@ def container_config(opts, os_type: str = "linux", proxies: dict = None) -> dict
 
 
 def _check_mac_address(text):
-    pattern = r"(?i)(([0-9a-f]{2}[:-]){5}|([0-9a-f]{2}[:-]){7}|([0-9a-f]{2}[:-]){19})[0-9a-f]{2}\Z"
-    if text and not re.match(pattern + r"|[0-9a-f]{4}(\.[0-9a-f]{4}){2,3}\Z", text):
+    forms = r"{0}([:-])(({0}\1){{4}}|({0}\1){{6}}|({0}\1){{18}}){0}|{0}{0}(\.{0}{0}){{2,3}}".format("[0-9a-fA-F]{2}")
+    if text and not re.match(r"\s*(?:%s)\s*\Z" % forms, text):
         raise DockerError("%s is not a valid mac address" % text)
 
 
@@ -7585,7 +7589,9 @@ def _add_devices(host, devices, os_type):
         if os_type == "windows":
             source, target, mode = device, "", ""
         elif match:
-            source, target, mode = match.group(1), match.group(2) or match.group(1), match.group(3) or "rwm"
+            source, target, mode = match.group(1), match.group(2), match.group(3) or "rwm"
+            if target is None:
+                source = target = os.path.normpath(source)
         else:
             has_mode = re.match("[^:]+:[^:]*:([^:]*)$", device)
             raise DockerError("bad mode specified: " + has_mode.group(1) if has_mode else

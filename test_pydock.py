@@ -5902,6 +5902,45 @@ class StatsTest(DifferentialCase):
 MADE = "c0ffee" * 10 + "beef"
 
 
+class ValuesTest(Case):
+    """The values of create's flags, without docker to compare with."""
+
+    @rows(("parse_size", "1.5GiB", 1610612736), ("parse_size ", "1 k", 1024), ("parse_size  ", "0", 0),
+          ("parse_cpus", "3/2", 1500000000), ("parse_csv", 'a,"b,""c""",', ["a", 'b,"c"', ""]),
+          ("parse_csv ", ",a", ["", "a"]), ("parse_ip", "0001::1", "1::1"), ("parse_extra_host", "a=[::1]", "a:::1"),
+          ("parse_publish", "[::1]:80-81:90-91/UDP", [("90/udp", "::1", "80"), ("91/udp", "::1", "81")]),
+          ("parse_publish ", "9000-9010:80", [("80/tcp", "", "9000-9010")]),
+          ("restart_policy", "on-failure:3", {"Name": "on-failure", "MaximumRetryCount": 3}),
+          ("parse_mount", "dst=/b,volume-nocopy", {"Type": "volume", "Target": "/b",
+                                                   "VolumeOptions": {"NoCopy": True, "DriverConfig": {}}}),
+          ("normal_platform", "Linux/AArch64", "linux/arm64"), ("normal_platform ", "linux/arm/7", "linux/arm/v7"))
+    def test_values(self, name, text, value):
+        self.assertEqual(getattr(module(), name.strip())(text), value)
+
+    @rows(("parse_size", "1bb", "invalid suffix: 'bb'"), ("parse_csv", "", "EOF"), ("parse_mount", "a=b", "unexpected key"),
+          ("parse_cpus", "x", "failed to parse x as a rational number"), ("parse_uint", "-1", "invalid syntax"),
+          ("parse_publish", "80/x", "invalid proto: x"), ("parse_network", "alias=x", "name/id is not specified"),
+          ("parse_gpus", "1,1", "can be specified only once"), ("normal_platform", "foo", "unknown operating system"))
+    def test_wrong(self, name, text, words):
+        with self.assertRaises((ValueError, module().DockerError)) as caught:
+            getattr(module(), name)(text)
+        self.assertIn(words, str(caught.exception))
+
+    def test_config(self):
+        pydock = module()
+        words = "-d --rm -m 1g -p 80:80 -v /a -v /b:/c -e A=1 --network x --network-alias y busybox echo hi".split()
+        opts = pydock.FlagSet(pydock.RUN_TABLE).parse(words, interspersed=False)
+        body = pydock.container_config(opts, proxies={"no_proxy": "b"})
+        host = body["HostConfig"]
+        self.assertEqual([body["Image"], body["Cmd"], body["Env"], body["Volumes"], body["AttachStdout"]],
+                         ["busybox", ["echo", "hi"], ["A=1", "no_proxy=b"], {"/a": {}}, False])
+        self.assertEqual([host["Memory"], host["AutoRemove"], host["Binds"], host["NetworkMode"]],
+                         [1 << 30, True, ["/b:/c"], "x"])
+        self.assertEqual(body["NetworkingConfig"]["EndpointsConfig"]["x"]["Aliases"], ["y"])
+        opts = pydock.FlagSet(pydock.RUN_TABLE).parse(["--rm", "--restart", "always", "b"], interspersed=False)
+        self.assertRaisesRegex(pydock.DockerError, "both --restart and --rm", pydock.container_config, opts)
+
+
 class CreateCase(DifferentialCase):
     """create and update on an engine that takes all: what counts is the request."""
 
@@ -6012,6 +6051,9 @@ class CreateTest(CreateCase):
         create --mount src=v,dst=/b,volume-nocopy=false,volume-driver=d,volume-opt=o=p,volume-opt=q=r b
         create --mount type=tmpfs,dst=/b,tmpfs-size=1m,tmpfs-mode=1777 --mount type=tmpfs,src=/a,dst=/x,tmpfs-size=0 b
         create --mount type=image,src=i,dst=/b,image-subpath=x --mount TYPE=Npipe,src=.,dst=b b
+        create --mount type=bind,source=..,target=/a --mount type=bind,source=.a,target=/a,readonly=false b
+        create --mount dst=/a,src= --mount "dst=/a,volume-label==b,volume-driver=" --cap-add " a" b
+        create --mac-address 0011.2233.4455.6677 -l " a=b" -l " c" b
         create --mount type=bind,src=/a,dst=/b,bind-nonrecursive b
         create --mount type=bind,src=/a,dst=/b,bind-recursive=disabled b
         create --mount type=bind,src=/a,dst=/b,bind-recursive=enabled,ro=1,ro=0 b
@@ -6113,6 +6155,17 @@ class CreateTest(CreateCase):
         ! create --gpus 1,1 b
         ! create --gpus "" b
         ! create --gpus 1,count=2 b
+        ! create --gpus 'a"b' b
+        ! create --gpus 'x,"a"b' b
+        ! create --gpus '"a' b
+        ! create --mount 'dst="/a"' b
+        ! create --network name=x,driver-opt==b b
+        ! create --mac-address 00:11-22:33:44:55 b
+        ! create --device /dev/a: b
+        ! create --ulimit =1 b
+        ! create --ulimit nofile= b
+        ! create --mount type=tmpfs,dst=/a,tmpfs-mode=-1 b
+        ! create --cpus "1 " b
         ! create --health-interval x b
         ! create --health-timeout 5 b
         ! create --health-interval 5y b
@@ -7655,6 +7708,7 @@ class EngineCreateTest(RealEngineCase):
             return None
         found = {key: found[key] for key in ("Config", "HostConfig", "Image", "Platform", "Mounts", "Args", "Path")}
         found["Config"]["Env"] = sorted(found["Config"]["Env"] or ())
+        found["HostConfig"]["Binds"] = sorted(found["HostConfig"]["Binds"] or ())
         found["Mounts"].sort(key=lambda mount: mount["Destination"])
         text = json.dumps(found, sort_keys=True)
         return re.sub("[0-9a-f]{64}", "ID", re.sub('"Hostname": "[0-9a-f]{12}"', '"Hostname": "ID"', text))
