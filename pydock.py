@@ -44,8 +44,8 @@ __all__ = [
     "ApiError", "AuthConfig", "Body", "BuildContext", "BuildDisplay", "Client", "ConfigFile", "ConnectionFailed",
     "DockerCli", "DockerError", "DockerIgnore", "Endpoint", "FlagSet", "Hijacked", "JsonStream", "NotFound",
     "ProgressDisplay", "Reference", "StatusError", "StreamFailed", "TarStream", "Template", "TemplateError",
-    "Unauthorized", "UsageError", "decode_trace", "main", "parse_host", "parse_reference", "parse_repository_tag",
-    "resolve_endpoint", "resolve_repository_name",
+    "Unauthorized", "UsageError", "decode_trace", "extract_tar", "main", "parse_host", "parse_reference",
+    "parse_repository_tag", "resolve_endpoint", "resolve_repository_name",
 ]
 
 
@@ -208,10 +208,18 @@ def format_rfc3339(timestamp: float) -> str:
     return "%04d-%02d-%02dT%02d:%02d:%02d" % local[:6] + (zone if local.tm_gmtoff else "Z")
 
 
+_MINUTES = {}                           # the last minute asked for: what stands before and behind its seconds
+
+
 def format_nanoseconds(nanoseconds: int) -> str:
     """Unix nanoseconds as `format_rfc3339` has seconds, with nine digits behind them."""
-    text = format_rfc3339(nanoseconds // 10 ** 9)
-    return "%s.%09d%s" % (text[:19], nanoseconds % 10 ** 9, text[19:])
+    minute, rest = divmod(nanoseconds, 60 * 10 ** 9)
+    if minute not in _MINUTES:
+        text = format_rfc3339(minute * 60)
+        _MINUTES.clear()
+        _MINUTES[minute] = text[:17], text[19:]
+    head, zone = _MINUTES[minute]
+    return "%s%02d.%09d%s" % ((head,) + divmod(rest, 10 ** 9) + (zone,))
 
 
 _DURATION_UNITS = {"ns": 1, "us": 10 ** 3, "\u00b5s": 10 ** 3, "\u03bcs": 10 ** 3, "ms": 10 ** 6, "s": 10 ** 9,
@@ -528,8 +536,8 @@ def _kind(type_name):
     """The kind of a Go type, all integers being "int"."""
     if type_name not in _KINDS:
         name = _underlying(type_name)
-        _KINDS[type_name] = ("ptr" if name[0] == "*" else "slice" if name[0] == "[" else "map" if name[:4] == "map[" else
-                             "int" if "int" in name[:4] else _KINDS.get(name, "struct"))
+        _KINDS[type_name] = {"*": "ptr", "[": "slice"}.get(name[0]) or "map" * name.startswith("map[") or (
+            "int" * name.startswith(("int", "uint")) or _KINDS.get(name, "struct"))
     return _KINDS[type_name]
 
 
@@ -688,7 +696,8 @@ class _Verb:
         if self.verb == "T":
             return self.pad(value.type or "<nil>")
         if kind in ("", "ptr") and data is None:
-            return self.pad("<nil>") if self.verb == "v" else "%%!%s(%s<nil>)" % (self.verb, value.type and value.type + "=")
+            return self.pad("<nil>") if self.verb == "v" or depth else "%%!%s(%s<nil>)" % (
+                self.verb, value.type + "=" * bool(value.type))
         if value.type == "time.Time" or value.type == "time.Duration" and self.verb in "vs":
             value = Value("string", _go_time(data) if kind == "struct" else _go_duration(data))
         elif kind == "ptr":
@@ -697,7 +706,8 @@ class _Verb:
         elif kind == "slice":
             return "[%s]" % " ".join([self.show(item, 1) for _, item in value.items()])
         elif kind == "map":
-            return "map[%s]" % " ".join(["%s:%s" % (self.show(key, 1), self.show(item, 1)) for key, item in value.items()])
+            pairs = [(self.show(key, 1), self.show(item, 1)) for key, item in value.items()]
+            return "map[%s]" % " ".join(map(":".join, pairs))
         elif kind == "struct":
             return "{%s}" % " ".join([("+" in self.flags) * (name + ":") + self.show(item, 1)
                                       for name, _, _, item in value.fields()])
@@ -717,6 +727,8 @@ class _Verb:
             return self.pad((" " if " " in flags else "").join(pieces if verb == "x" else [p.upper() for p in pieces]))
         if kind == "bool" and verb in "vt":
             return self.pad("true" if data else "false")
+        if kind == "int" and verb in "cq" and not (0 <= data < 0xd800 or 0xdfff < data < 0x110000):
+            data = 0xfffd
         if kind == "int" and verb in "vdxXoc":
             return (layout + verb.replace("v", "d")) % data
         if kind == "int" and verb in "bqU":
@@ -773,8 +785,8 @@ def _bytes(text):
 def _len(value):
     value = value.indirect()
     if value.kind not in ("string", "slice", "map"):
-        raise ValueError("len of type " + value.type if value.type and value.kind != "interface" else "len of nil pointer"
-                         if value.type else "reflect: call of reflect.Value.Type on zero Value")
+        raise ValueError("reflect: call of reflect.Value.Type on zero Value" if not value.type else
+                         "len of nil pointer" if value.data is None else "len of type " + value.type)
     return len(_bytes(value.data) if value.kind == "string" else value.data or ())
 
 
@@ -815,7 +827,8 @@ def _slice(value, *bounds):
     if value.kind not in ("string", "slice"):
         raise ValueError("can't slice item of type " + value.type if value.type else "slice of untyped nil")
     if len(bounds) > 2 + (value.kind == "slice"):
-        raise ValueError("cannot 3-index slice a string" if len(bounds) == 3 else "too many slice indexes: %d" % len(bounds))
+        raise ValueError("cannot 3-index slice a string" if len(bounds) == 3 else
+                         "too many slice indexes: %d" % len(bounds))
     data = _bytes(value.data) if value.kind == "string" else value.data or []
     first, last = ([_position(bound, len(data) + 1) for bound in bounds] + [0, len(data)][len(bounds):])[:2]
     if first > last:
@@ -853,7 +866,7 @@ _JS = {i: "\\u%04X" % i if i not in b"'\"\\" else "\\" + chr(i) for i in bytes(r
 
 
 def _escape(table, args):
-    args = [arg.indirect() for arg in args]
+    args = [arg.indirect().concrete() for arg in args]
     text = _print(*args) if all(arg.type for arg in args) else "<no value>"
     return text.translate(table) if table else quote(text, safe="~ ").replace(" ", "+")
 
@@ -891,17 +904,19 @@ _KEYWORDS = ("block", "break", "continue", "define", "else", "end", "if", "nil",
 _OPERANDS = ("bool", "char", "dot", "field", "word", "number", "nil", "string", "variable", "left")
 _CONSTANTS = ("bool", "dot", "nil", "number", "string")
 _SPACE = " \t\r\n"
+_NUMBER = r"(?:[+-]|(?=\.?\d))(?:0[xX][\da-fA-F_]*|0[oO][0-7_]*|0[bB][01_]*|[\d_]*)(?:\.[\d_]*)?(?:[eE][+-]?[\d_]*)?"
 _TOKEN = r'''(?P<close>[ \t\r\n]+-}}|}})|(?P<space>[ \t\r\n]+)|(?P<declare>:=)|(?P<assign>=)|(?P<pipe>\|)|
 (?P<string>"(?:[^"\\\n]|\\[^\n])*"|`[^`]*`)|(?P<char>'(?:[^'\\\n]|\\[^\n])*')|
-(?P<number>(?:[+-]|(?=\.?\d))(?:0[xX][\da-fA-F_]*|0[oO][0-7_]*|0[bB][01_]*|[\d_]*)(?:\.[\d_]*)?(?:[eE][+-]?[\d_]*)?)|
-(?P<field>\.\w+)|(?P<dot>\.)|(?P<variable>\$\w*)|(?P<word>\w+)|(?P<left>\()|(?P<right>\))|(?P<other>[!-~])'''
+(?P<number>(?=(?P<n>NUMBER))(?P=n))(?![\w+-])|
+(?:(?P<field>\.\w+)|(?P<dot>\.)|(?P<variable>\$\w*)|(?P<word>[^\W\d]\w*))(?=[ \t\r\n.,|:)(]|}}|\Z)|
+(?P<left>\()|(?P<right>\))|(?P<other>(?![\w:'"`.$+-])[!-~])'''.replace("NUMBER", _NUMBER).replace("\n", "")
 _UNTERMINATED = {'"': "unterminated quoted string", "`": "unterminated raw quoted string",
-                 "'": "unterminated character constant", ":": "expected :="}
+                 "'": "unterminated character constant", ":": "expected :=", "": "unclosed action"}
 
 
 def _lex(text):
     """The tokens of a template, as (kind, position, text); the last is "eof" or "error"."""
-    pattern = re.compile(_TOKEN.replace("\n", ""))
+    pattern = re.compile(_TOKEN)
     tokens, at, trim = [], 0, False
     while True:
         start = text.find("{{", at)
@@ -921,37 +936,37 @@ def _lex(text):
         if text.startswith("/*", at):
             comment = re.compile(r"/\*.*?\*/(([ \t\r\n]-)?}})?", re.S).match(text, at)
             if not comment or not comment.group(1):
-                return tokens + [("error", at, "comment ends before closing delimiter" if comment else "unclosed comment")]
+                return tokens + [("error", at, "comment ends before closing delimiter" if comment else
+                                  "unclosed comment")]
             at, trim = comment.end(), bool(comment.group(2))
             continue
         tokens.append(("open", start, "{{"))
         depth, kind = 0, "open"
         while kind != "close":
-            if at >= len(text):
-                return tokens + [("error", at, "unclosed action")]
             match = pattern.match(text, at)
-            kind, found = (match.lastgroup, match.group()) if match else ("other", text[at])
-            start, at = at, at + len(found)
+            kind = match.lastgroup if match else "error"
             depth += {"left": 1, "right": -1}.get(kind, 0)
-            complaint = "" if match else "unrecognized character in action: " + _code_point(found)
-            if depth < 0 or depth and kind == "close":
-                complaint = "unexpected right paren" if depth < 0 else "unclosed left paren"
-            elif kind == "number" and re.match(r"[\w+-]", text[at:]):
-                complaint = "bad number syntax: " + go_quote(found + re.match(r"\w|[+-]\d*", text[at:]).group())
-            elif kind in ("field", "dot", "variable", "word") and not re.match(r"[ \t\r\n.,|:)(]|}}|\Z", text[at:]):
-                complaint = "bad character " + _code_point(text[at])
-            elif kind == "other" and found in _UNTERMINATED:
-                complaint = _UNTERMINATED[found]
-            if complaint:
-                return tokens + [("error", start, complaint)]
+            if not match or depth < 0 or depth and kind == "close":
+                return tokens + [("error", at, _token_complaint(text[at:]) if not match else
+                                  "unexpected right paren" if depth < 0 else "unclosed left paren")]
+            found = match.group()
             if kind == "word":
                 kind = found if found in _KEYWORDS else "bool" if found in ("true", "false") else kind
-            tokens.append((kind, start, "}}" if kind == "close" else found))
+            tokens.append((kind, at, "}}" if kind == "close" else found))
+            at = match.end()
         trim = found != "}}"
 
 
-def _code_point(char):
-    return "U+%04X" % ord(char) + (" '%s'" % char if char.isprintable() else "")
+def _token_complaint(rest):
+    """What is wrong with a token that is none."""
+    number = re.match(_NUMBER + r"(\w|[+-]\d*)?", rest)
+    word = re.match(r"[.$]?\w*", rest).group()
+    if not rest or rest[0] in _UNTERMINATED:
+        return _UNTERMINATED[rest[:1]]
+    if number:
+        return "bad number syntax: " + go_quote(number.group())
+    code_point = "U+%04X" % ord(rest[len(word)]) + " '%s'" % rest[len(word)] * rest[len(word)].isprintable()
+    return ("bad character " if word else "unrecognized character in action: ") + code_point
 
 
 class _Node:
@@ -986,15 +1001,10 @@ class _Parser:
         self.variables, self.ranges, self.trees = ["$"], 0, {}
         root = []
         while self.tokens[self.next][0] != "eof":
-            at = self.next
-            if self.take()[0] == "open" and self.take()[0] == "define":
-                self.define(self.quoted("define clause"), "define clause")
-                continue
-            self.next = at
-            root.append(self.node())
+            root.append(self.node(True))
             if root[-1].kind in ("end", "else"):
                 self.fail("unexpected %s" % root[-1])
-        self.add(name, root)
+        self.add(name, [node for node in root if node.value != ""])
 
     def fail(self, words):
         """Raises a complaint about the token that was seen last."""
@@ -1038,10 +1048,6 @@ class _Parser:
         self.variables, self.ranges = outer
         self.add(name, nodes)
 
-    def quoted(self, place):
-        """A name in quotes."""
-        return self.unquote(self.take("string", place=place)[2])
-
     def body(self):
         """The nodes up to an `end` or `else`, and that."""
         nodes = []
@@ -1052,20 +1058,24 @@ class _Parser:
         self.next += 1
         self.fail("unexpected EOF")
 
-    def node(self):
-        """One piece of text or one action."""
+    def node(self, outermost=False):
+        """One piece of text or one action; a definition leaves no text."""
         kind, at, text = self.take("text", "open", place="input")
         if kind == "text":
             return _Node("text", at, text)
         kind = self.peek()
+        if kind == "define" and outermost:
+            self.take()
+            self.define(self.unquote(self.take("string", place="define clause")[2]), "define clause")
+            return _Node("text", at, "")
         if kind not in _KEYWORDS or kind in ("define", "nil"):
             return _Node("action", at, self.pipeline("command", "close"))
         self.take()
         if kind in ("if", "with", "range"):
             return self.control(kind, at)
         if kind in ("template", "block"):
-            self.peek()
-            at, name, pipe = self.tokens[self.next][1], self.quoted(kind + " clause"), None
+            _, at, text = self.take("string", place=kind + " clause")
+            name, pipe = self.unquote(text), None
             if kind == "block" or self.peek() != "close":
                 pipe = self.pipeline(kind + " clause", "close")
             else:
@@ -1141,7 +1151,7 @@ class _Parser:
         if kind == "left":
             node = self.pipeline("parenthesized pipeline", "right")
         elif kind == "word" and text not in _FUNCTIONS or kind == "variable" and text not in self.variables:
-            self.fail("function %s not defined" % go_quote(text) if kind == "word" else "undefined variable " + go_quote(text))
+            self.fail(("function %s not defined" if kind == "word" else "undefined variable %s") % go_quote(text))
         else:
             value = (wrap(self.unquote(text)) if kind == "string" else wrap(text == "true") if kind == "bool" else
                      wrap(self.number(text)) if kind in ("number", "char") else
@@ -1160,7 +1170,8 @@ class _Parser:
         """The text of a Go literal, as `strconv.Unquote` reads it."""
         if text[0] == "`":
             return text[1:-1].replace("\r", "")
-        pattern = r"\\(x[\da-fA-F]{2}|u[\da-fA-F]{4}|U00(?:0\w|10)[\da-fA-F]{4}|[0-3][0-7]{2}|[abfnrtv\\%s])" % text[0]
+        pattern = (r"\\(x[\da-fA-F]{2}|(?:u|U0000)(?![dD][89a-fA-F])[\da-fA-F]{4}|U00(?:0[1-9a-fA-F]|10)[\da-fA-F]{4}|"
+                   r"[0-3][0-7]{2}|[abfnrtv\\%s])" % text[0])
         if "\\" in re.sub(pattern, "", text):
             self.fail("invalid syntax")
         return text[1:-1].encode("ascii", "backslashreplace").decode("unicode_escape")
@@ -1172,9 +1183,9 @@ class _Parser:
             if len(char) != 1:
                 self.fail("malformed character constant: " + text if char else "invalid syntax")
             return ord(char)
-        for read in (float,) if re.search("^[^xX]*[.eE]", text) else (lambda text: int(text, 0), lambda text: int(text, 8)):
+        for base in [None] if re.search("^[^xX]*[.eE]", text) else [0, 8]:
             try:
-                number = read(text)
+                number = float(text) if base is None else int(text, base)
                 break
             except ValueError:
                 number = None
@@ -2391,9 +2402,9 @@ class Wire:
     def fileno(self) -> int:
         return self.sock.fileno()
 
-    def answered(self) -> bool:
-        """Whether the engine has sent something that was not read yet, or closed."""
-        return _readable(self.sock)
+    def answered(self, timeout: float = 0) -> bool:
+        """Whether the engine has sent something that was not read yet, or closed, within `timeout` seconds."""
+        return _readable(self.sock, timeout)
 
     def close_write(self) -> None:
         """Tell the engine that nothing more will be sent; its own stream goes on."""
@@ -2494,8 +2505,8 @@ class TlsWire(Wire):
         for at in range(0, len(data), MIB):
             self._work(self._tls.write, data[at:at + MIB], sends=True)
 
-    def answered(self):
-        return bool(self._decrypted or self._tls.pending() or self._received.pending) or _readable(self.sock)
+    def answered(self, timeout=0):
+        return bool(self._decrypted or self._tls.pending() or self._received.pending) or _readable(self.sock, timeout)
 
     def close_write(self):
         """Send the close_notify alert, and keep what has come in so far for `recv_into`."""
@@ -3170,10 +3181,15 @@ class Hijacked:
         buffer = bytearray(size)
         return bytes(buffer[:self.recv_into(buffer)])
 
-    def spans(self):
-        """Yield what each receive brings as a list of one memoryview, which holds until the next one."""
+    def spans(self, patience: float = None):
+        """Yield what each receive brings as a list of one memoryview, which holds until the next one.
+
+        With `patience`, in seconds, it looks up so often, for a signal may come just when the wait begins.
+        """
         buffer = memoryview(bytearray(RECEIVE_SIZE))
         while True:
+            while patience and not self.readable(patience):
+                pass
             try:
                 count = self.recv_into(buffer)
             except OSError as error:
@@ -3182,9 +3198,9 @@ class Hijacked:
                 return
             yield [buffer[:count]]
 
-    def readable(self) -> bool:
-        """Whether `recv` would return at once."""
-        return bool(self._ahead) or self.wire.answered()
+    def readable(self, timeout: float = 0) -> bool:
+        """Whether `recv` would return at once, `timeout` seconds from now at the latest."""
+        return bool(self._ahead) or self.wire.answered(timeout)
 
     def sendall(self, data) -> None:
         self.wire.sendall(data)
@@ -3296,6 +3312,10 @@ class Client:
 
     def __exit__(self, *_):
         self.close()
+
+    def another(self) -> "Client":
+        """A client of the same engine with connections of its own, for a thread or a signal handler."""
+        return Client(self.endpoint, self.headers, self.api_version)
 
     def close(self) -> None:
         while self._idle:
@@ -3688,7 +3708,7 @@ class Client:
 
     def start(self, container: str, checkpoint: str = "", checkpoint_dir: str = "") -> None:
         """POST /containers/NAME/start."""
-        self.call("POST", "/containers/%s/start" % container, {
+        self.call("POST", self._container(container, "/start"), {
             "checkpoint": checkpoint or None, "checkpoint-dir": checkpoint_dir or None})
 
     def ending(self, container: str, condition: str = "") -> Ending:
@@ -3697,7 +3717,7 @@ class Client:
         `condition` is `not-running` (what the engine takes for none), `next-exit` or `removed`.
         """
         if self.at_least("1.30"):
-            return Ending(self.stream("POST", "/containers/%s/wait" % container, {"condition": condition or None}))
+            return Ending(self.stream("POST", self._container(container, "/wait"), {"condition": condition or None}))
         last = "destroy" if condition == "removed" else "die"       # older engines answer no wait before its end
         return Ending(self.stream("GET", "/events", {"filters": encode_filters(
             {"type": ["container"], "container": [container], "event": sorted({"die", last})})}), last)
@@ -3707,23 +3727,23 @@ class Client:
         """POST /containers/NAME/attach: its streams as one connection; `logs`: what was written before, too."""
         flags = {"stream": True, "stdin": stdin, "stdout": stdout, "stderr": stderr, "logs": logs}
         query = {name: "1" for name in flags if flags[name]}
-        return self.hijack("/containers/%s/attach" % container, dict(query, detachKeys=detach_keys or None))
+        return self.hijack(self._container(container, "/attach"), dict(query, detachKeys=detach_keys or None))
 
     def logs(self, container: str, stdout: bool = True, stderr: bool = True, follow: bool = False, since: str = "",
              until: str = "", timestamps: bool = False, tail: str = "all", details: bool = False) -> Body:
         """GET /containers/NAME/logs: raw output of a terminal, or else frames for `copy_frames`."""
         flags = {"stdout": stdout, "stderr": stderr, "follow": follow, "timestamps": timestamps, "details": details}
         query = {name: "1" for name in flags if flags[name]}
-        return self.stream("GET", "/containers/%s/logs" % container, dict(
+        return self.stream("GET", self._container(container, "/logs"), dict(
             query, tail=tail, since=since or None, until=until or None))
 
     def resize(self, container: str, height: int, width: int) -> None:
         """POST /containers/NAME/resize: tell a container the size of its terminal."""
-        self.call("POST", "/containers/%s/resize" % container, {"h": height, "w": width})
+        self.call("POST", self._container(container, "/resize"), {"h": height, "w": width})
 
     def exec_create(self, container: str, config: dict) -> str:
         """POST /containers/NAME/exec: prepare a process in a running container; its ID."""
-        return self.call("POST", "/containers/%s/exec" % container, body=config, expect=dict).get("Id") or ""
+        return self.call("POST", self._container(container, "/exec"), body=config, expect=dict).get("Id") or ""
 
     def exec_start(self, process: str, tty: bool = False, detach: bool = False, size: tuple = None):
         """POST /exec/ID/start: a Hijacked with the streams of the process, None with `detach`."""
@@ -4099,12 +4119,18 @@ def buffers_to(stream):
     return lambda pieces: write_pieces(descriptor, pieces)
 
 
-def same_file(one, other) -> bool:
-    """Whether two streams end in the same file, so that the order between them shows."""
-    try:
-        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
-    except (OSError, AttributeError, ValueError):
-        return False
+def show_output(spans, tty: bool, out, err) -> None:
+    """Write a container's output to streams, of which each may be None: raw from a terminal, or else frames."""
+    write, write_error = (buffers_to(stream) if stream else lambda pieces: None for stream in (out, err))
+    if not tty:
+        try:
+            if os.path.samestat(os.fstat(out.fileno()), os.fstat(err.fileno())):
+                write_error = None      # they end in one file, where the order between them shows
+        except (OSError, AttributeError, ValueError):
+            pass
+        return copy_frames(spans, write, write_error)
+    for pieces in spans:
+        write(pieces)
 
 
 def tty_size(stream) -> tuple:
@@ -4163,100 +4189,107 @@ class Handlers:
             signal.signal(number, before)
 
 
-class RawTerminal:
-    """A terminal in raw mode while a `with` lasts; as it was before on every way out, and while we are stopped.
-
-    `descriptor` may be None for no terminal at all.
-    """
+class RawTerminal(Handlers):
+    """A terminal in raw mode while a `with` lasts; as it was before on every way out, and while we are stopped."""
 
     def __init__(self, descriptor):
-        self.descriptor = descriptor
-        if descriptor is not None:
-            import signal
-            self._handlers = Handlers((signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT),
-                                      self._step_aside)
+        import signal
+        import termios
+        super().__init__((signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT), self._step_aside)
+        self.descriptor, self.modes = descriptor, termios.tcgetattr(descriptor)
 
     def __enter__(self):
-        if self.descriptor is not None:
-            import termios
-            self._before = termios.tcgetattr(self.descriptor)
-            self._handlers.__enter__()
-            self._set_raw()
+        import termios
+        import tty
+        super().__enter__()
+        tty.setraw(self.descriptor, termios.TCSANOW)
         return self
 
     def __exit__(self, *_):
-        if self.descriptor is not None:
-            self._restore()
-            self._handlers.__exit__()
-
-    def _set_raw(self):
-        import termios
-        import tty
-        tty.setraw(self.descriptor, termios.TCSANOW)
-
-    def _restore(self):
         import termios
         try:
-            termios.tcsetattr(self.descriptor, termios.TCSANOW, self._before)
+            termios.tcsetattr(self.descriptor, termios.TCSANOW, self.modes)
         except termios.error:
             pass                        # the terminal has gone
+        super().__exit__()
 
     def _step_aside(self, number, _):
         """A signal that ends or stops us does so with the terminal restored; raw again if we go on."""
-        import signal
-        self._restore()
-        signal.signal(number, self._handlers.before[number])
+        self.__exit__()
         os.kill(os.getpid(), number)
-        signal.signal(number, self._step_aside)
-        self._set_raw()
+        self.__enter__()
 
 
 class SignalProxy(Handlers):
-    """Takes signals, and the terminal's size, to a process in the engine while a `with` lasts.
+    """Takes signals, and the size of the terminal `out`, to a process in the engine while a `with` lasts.
 
-    `kill(name)` and `resize()` make the request, each on a connection of its own, for a signal may come while another
-    request is under way; either may be None.  With `raw` SIGTSTP is left to RawTerminal.
+    `connect()` makes a client for one request, since a signal may come in the middle of any other; `name` is the
+    container, which gets the signals if `kill`, or with `method` "exec_resize" a process; `tty` whether it has a terminal.
     """
 
-    def __init__(self, kill=None, resize=None, raw=False):
+    def __init__(self, connect, name: str, kill: bool, tty: bool, out, method: str = "resize"):
         import signal
         kept = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL",
-                "SIGRTMIN", "SIGRTMAX") + ("SIGTSTP",) * raw
-        wanted = [number for number in signal.Signals if number.name not in kept] if kill else [signal.SIGWINCH]
-        super().__init__(wanted if kill or resize else [], self._take)
-        self.kill, self.resize = kill, resize
+                "SIGRTMIN", "SIGRTMAX", "SIGTSTP" if tty else "")     # RawTerminal takes the last
+        self.connect, self.name, self.kill, self.out, self.method = connect, name, kill, out, method
+        self.resizes = tty and is_terminal(out)
+        super().__init__([number for number in signal.Signals if kill and number.name not in kept] or
+                         [signal.SIGWINCH] * self.resizes, self._take)
         self._pending, self._ends = [], 0
 
     def _take(self, number, _):
         import signal
-        if number in (signal.SIGINT, signal.SIGTERM):
-            self._ends += 1
-            if self._ends == 3:
-                raise StatusError("\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
+        self._ends += number in (signal.SIGINT, signal.SIGTERM)
+        if self._ends == 3:
+            raise StatusError("\ngot 3 SIGTERM/SIGINTs, forcefully exiting")
         self._pending.append(number)
-        while len(self._pending) == 1:  # else a call that was interrupted by this one goes on with it
+        if len(self._pending) > 1:
+            return                      # the call that this one has interrupted goes on with it
+        while self._pending:
+            number = self._pending[0]
             try:
                 if self.kill:
-                    self.kill(signal.Signals(number).name[3:])
-                if number == signal.SIGWINCH and self.resize:
+                    with self.connect() as client:
+                        client.kill(self.name, signal.Signals(number).name[3:])
+                if number == signal.SIGWINCH:
                     self.resize()
-            except DockerError:
+            except (ApiError, ConnectionFailed):
                 pass                    # the process has ended meanwhile, or will be seen to have
             finally:
                 self._pending.pop(0)
-            if self._pending:
-                number = self._pending[0]
+
+    def resize(self, extra: int = 0) -> None:
+        """Tell the process the size of its terminal, `extra` cells larger."""
+        height, width = tty_size(self.out)
+        if self.resizes and (height or width):
+            with self.connect() as client:
+                getattr(client, self.method)(self.name, height + extra, width + extra)
+
+    def resize_at_start(self, warn, redraw: bool = False) -> None:
+        """The same in a thread, for a process that may need a moment to be there; `redraw`: by way of another size."""
+        def tell():
+            for attempt in range(11):
+                try:
+                    if redraw:
+                        self.resize(1)
+                    return self.resize()
+                except DockerError:
+                    time.sleep(0.01 * (attempt + 1))
+            return warn("failed to resize tty, using default size")
+        if self.resizes:
+            import threading
+            threading.Thread(target=tell, daemon=True).start()
 
 
 class Session:
     """Copies between a hijacked stream and streams of ours: input, output, error output.
 
     `in_`, `out` and `err` may be None for what is not wanted; with `tty` the stream is a terminal's, raw, else frames.
-    `keys` are the bytes that detach from a terminal.
+    `keys` are the bytes that detach from a terminal; `signals` says whether somebody wants to see signals soon.
     """
 
-    def __init__(self, stream: Hijacked, tty: bool, in_, out, err, keys: bytes = DETACH_KEYS):
-        self.stream, self.tty = stream, tty
+    def __init__(self, stream: Hijacked, tty: bool, in_, out, err, keys: bytes = DETACH_KEYS, signals: bool = False):
+        self.stream, self.tty, self.signals = stream, tty, signals or tty
         self.in_, self.out, self.err = in_, out, err
         self.keys = keys if tty else b""
         self.detached = False
@@ -4266,11 +4299,11 @@ class Session:
 
     def copy(self) -> bool:
         """Copy until the output ends; False if the user has detached instead."""
-        raw = self.tty and self.in_ is not None and is_terminal(self.in_) and not os.environ.get("NORAW")
-        with self.stream, RawTerminal(self.in_.fileno() if raw else None):
+        raw = self.tty and is_terminal(self.in_) and not os.environ.get("NORAW")
+        with self.stream, RawTerminal(self.in_.fileno()) if raw else self.stream:
             stop = self._start_input() if self.in_ is not None else None
             try:
-                self._copy_output()
+                show_output(self.stream.spans(0.2 if self.signals else None), self.tty, self.out, self.err)
             except ConnectionFailed:
                 if not self.detached:
                     raise
@@ -4279,14 +4312,6 @@ class Session:
                 if stop:
                     stop()
         return not self.detached
-
-    def _copy_output(self):
-        out, err = (buffers_to(stream) if stream else lambda pieces: None for stream in (self.out, self.err))
-        if self.tty:
-            for pieces in self.stream.spans():
-                out(pieces)
-        else:
-            copy_frames(self.stream.spans(), out, None if same_file(self.out, self.err) else err)
 
     def _start_input(self):
         """Start a thread that sends the input; a function that ends it."""
@@ -4305,14 +4330,14 @@ class Session:
         """The thread: the input goes into the stream, and so does its end."""
         try:
             try:
-                self._send_blocks(waker)
+                self._send_blocks(self.stream.wire, waker)
             finally:
                 self.stream.close_write()
         except (OSError, ValueError):
             pass                        # the output's end will tell
 
-    def _send_blocks(self, waker):
-        wire, held = self.stream.wire, b""
+    def _send_blocks(self, wire, waker):
+        held = b""
         try:
             descriptor = self.in_.fileno()
         except (OSError, AttributeError, ValueError):
@@ -4322,13 +4347,8 @@ class Session:
         poll = select.poll()
         poll.register(descriptor, select.POLLIN)
         poll.register(waker, select.POLLIN)
-        spliced = not self.keys and _splices(wire, descriptor)
         while all(ready != waker for ready, _ in poll.poll()):
-            if spliced:
-                if not os.splice(descriptor, wire.fileno(), MIB):
-                    return None
-                continue
-            data = os.read(descriptor, MIB >> 2)
+            data = os.read(descriptor, MIB >> 2)        # os.splice would hold up who writes into our pipe
             if not data:
                 return wire.sendall(held)
             data, held, self.detached = split_keys(held + data, self.keys)
@@ -4668,6 +4688,7 @@ class Vertex:
 PROGRESS_MODES = ("auto", "plain", "tty", "rawjson", "quiet", "none")
 _REFRESH = 0.1                          # seconds between two looks of a build's display at what is new
 _PATIENCE = 5                           # seconds for which the plain display stays with a step while others have news
+OWN_STEP = "context"                    # the digest of a step that is ours and not the engine's
 _LOG_ROWS = 6                           # how much of a running step's log the terminal shows
 
 
@@ -4714,7 +4735,7 @@ class BuildDisplay:
         out = []
         for vertex in self.vertexes.values():
             if vertex.mark == "ERROR":
-                out.append("------\n > %s:\n%s------\n" % (vertex.name, "".join(line + "\n" for line in vertex.tail)))
+                out += ["------\n > %s:\n" % visible(vertex.name)] + [line + "\n" for line in vertex.tail] + ["------\n"]
         if self._warnings:
             out.append("\n %d warning%s found:\n" % (len(self._warnings), "s" * (len(self._warnings) > 1)))
             out += [" - %s\n" % text for text in self._warnings]
@@ -4742,7 +4763,7 @@ class BuildDisplay:
             for news in trace.get("vertexes", ()):
                 vertex = self._vertex(news.get("digest"))
                 vertex.update(news)
-                if self._ahead is None and vertex.runs:
+                if self._ahead is None and vertex.runs and news["digest"] != OWN_STEP:
                     self._ahead = time.time() - min(vertex.runs) / 1e9
             for news in trace.get("statuses", ()):
                 vertex = self._vertex(news.get("vertex"))
@@ -4783,7 +4804,7 @@ class BuildDisplay:
         if vertex is not self._current:
             if self._current:
                 out.append("\n" * self._open + "#%d ...\n" % self._current.number)
-            out.append("\n" * (self._drawn > 0) + mark + vertex.name + "\n")
+            out.append("\n" * (self._drawn > 0) + mark + visible(vertex.name) + "\n")
             self._drawn, self._open = 1, False
         for begins, text in vertex.lines:
             out.append(text if self._open and not begins else mark + text)
@@ -4800,7 +4821,7 @@ class BuildDisplay:
         self._current = vertex
         if vertex.done and not goes_on:
             out.append("\n" * self._open + mark + (
-                "ERROR: " + vertex.error if vertex.mark == "ERROR" else vertex.mark or
+                "ERROR: " + visible(vertex.error) if vertex.mark == "ERROR" else vertex.mark or
                 ("CACHED" if vertex.cached else "DONE %.1fs" % vertex.seconds())) + "\n")
             self._current, self._open = None, False
 
@@ -4914,7 +4935,8 @@ class TarStream:
     `ignore(relative path, is_dir)` may leave entries out: it says falsy to send one, true to leave out just this one
     (what is below a directory is asked for on its own), PRUNE for a directory with all that it holds.  `owner` is the
     (uid, gid) to enter in place of the real ones.  `extra` holds files from memory, (name, bytes, mode), that come last.
-    `skipped(path, words)` is told what could not be read; without it that is a DockerError.
+    `skipped(path, words)` is told of sockets and of folders that cannot be listed; without it that is a DockerError, as
+    is a file that cannot be read.
     """
 
     def __init__(self, path: str, name: str = "", ignore=None, owner: tuple = None, extra=(), skipped=None):
@@ -4929,11 +4951,13 @@ class TarStream:
     def __iter__(self):
         parts, held = [], 0
         for path, name, about in self._walk():
+            if about.st_mode & 0o170000 not in _KINDS:
+                self._skip(path, "archive/tar: sockets not supported")
+                continue
             try:
                 head, data, descriptor = self._entry(path, name, about)
             except OSError as error:
-                self._skip(path, os_error_text(error))
-                continue
+                raise DockerError(path_error_text(error))
             parts.append(head)
             held += len(head)
             if data:
@@ -4982,7 +5006,7 @@ class TarStream:
         """Header, data and, for a large file, an open descriptor of one entry."""
         mode, size, link, data, descriptor, device = about.st_mode, 0, "", b"", None, _NO_DEVICE
         uid, gid = self.owner or (about.st_uid, about.st_gid)
-        kind = _TAR_KINDS.get(mode & 0o170000)
+        kind = _TAR_KINDS[mode & 0o170000]
         if kind == b"5":
             name += "/"
         elif about.st_nlink > 1:
@@ -5003,8 +5027,6 @@ class TarStream:
             link = os.readlink(path)
         elif kind in (b"3", b"4"):
             device = b"%07o\0%07o\0" % (os.major(about.st_rdev), os.minor(about.st_rdev))
-        elif kind is None:
-            raise OSError("archive/tar: sockets not supported")
         return tar_header(name, mode & 0o7777, uid, gid, size, int(about.st_mtime // 1), kind, link, device), \
             data, descriptor
 
@@ -5369,19 +5391,25 @@ class _Destination:
             os.close(descriptor)
 
 
+def _renamed(name, old, new):
+    """A name in an archive whose root changes its name; podman's archives of `.` and `/` do without that root."""
+    first, slash, rest = name.partition("/")
+    return new + "/" + name if old in ("", ".") else new + slash + rest if first == old else name
+
+
 def extract_tar(spans, folder: str, renames=()) -> None:
     """Unpack a tar archive, from a Body's `spans()`, into an existing folder, and nowhere else, whatever it says.
 
     Plain files take the place of what is there; a folder only joins one that is there.  Modes, times and links are
-    kept, owners are not.  `renames` are pairs (old, new), applied to the first such text in each name.
+    kept, owners are not.  `renames` are pairs (old, new) for the archive's root.
     """
     source = _TarSource(spans)
     with _Destination(folder) as destination:
         for entry in _tar_entries(source):
             for old, new in renames:
-                entry.name = entry.name.replace(old, new, 1)
+                entry.name = _renamed(entry.name, old, new)
                 if entry.kind == b"1":
-                    entry.link = entry.link.replace(old, new, 1)
+                    entry.link = _renamed(entry.link, old, new)
             destination.add(entry, source)
         destination.finish()
     for _ in spans:
@@ -5504,12 +5532,7 @@ class BuildContext:
 
     def take_stream(self, source) -> None:
         """Take an open binary file: a tar archive, or else the Dockerfile, which is then all there is."""
-        head = b""
-        while len(head) < 512:
-            block = source.read(512 - len(head))
-            if not block:
-                break
-            head += block
+        head = source.read(512)
         if is_archive(head):
             import itertools
             self._archive = itertools.chain([head], iter(lambda: source.read(MIB >> 2), b""))
@@ -5554,14 +5577,8 @@ class BuildContext:
         self._temporary = root = os.path.realpath(tempfile.mkdtemp(prefix="docker-build-git"))
         _git(root, "initializing", "init")
         _git(root, "adding remote", "remote", "add", "origin", url)
-        try:
-            _git(root, "fetching", "fetch", "--depth", "1", "origin", "--", ref)
-        except DockerError:
-            _git(root, "fetching", "fetch", "origin", "--", ref)
-        try:
-            _git(root, "checking out", "checkout", "FETCH_HEAD" if ref == "HEAD" else ref)
-        except DockerError:
-            _git(root, "checking out", "checkout", "FETCH_HEAD")
+        _git(root, "fetching", "fetch", "--depth", "1", "origin", "--", ref, instead=("fetch", "origin", "--", ref))
+        _git(root, "checking out", "checkout", ref, instead=("checkout", "FETCH_HEAD"))
         _git(root, "initializing submodules", "submodule", "update", "--init", "--recursive", "--depth=1")
         inside = os.path.realpath(os.path.join(root, folder))
         if not (inside + os.sep).startswith(root + os.sep) or not os.path.isdir(inside):
@@ -5606,7 +5623,8 @@ def _read_file(path):
         return file.read()
 
 
-def _git(root, doing, *args):
+def _git(root, doing, *args, instead=None):
+    """Run git in a folder; if that fails, with other words `instead`."""
     import subprocess
     try:
         child = subprocess.Popen(("git", "-C", root) + args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -5614,7 +5632,9 @@ def _git(root, doing, *args):
     except FileNotFoundError:
         raise DockerError("unable to find 'git': exec: \"git\": executable file not found in $PATH")
     said = child.communicate()[0].decode("utf-8", "replace")
-    if child.returncode:
+    if child.returncode and instead:
+        _git(root, doing, *instead)
+    elif child.returncode:
         raise DockerError("unable to 'git clone' to temporary context directory: error %s: %s: exit status %d" % (
             doing, said, child.returncode))
 
@@ -5629,7 +5649,8 @@ def compress(blocks):
         else:
             descriptor, start, length = block
             for at in range(start, start + length, MIB):
-                yield packer.compress(os.pread(descriptor, min(MIB, start + length - at), at))
+                os.lseek(descriptor, at, os.SEEK_SET)
+                yield packer.compress(os.read(descriptor, min(MIB, start + length - at)))
     yield packer.flush()
 
 
@@ -5665,7 +5686,7 @@ def base_images(instructions, arguments: dict, target: str = "") -> list:
                 values[name] = arguments.get(name) or value.strip("\"'")
         elif word == "FROM":
             rest = re.sub(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))",
-                          lambda match: values.get(match.group(1) or match.group(3)) or match.group(2) or "", rest)
+                          lambda match: values.get(match.group(1) or match.group(3)) or match.group(2) or "$", rest)
             words = [part for part in rest.split() if not part.startswith("--")]
             stages.append(("".join(words[2:3]).lower(), words[:1]))
         elif stages:
@@ -5678,7 +5699,7 @@ def base_images(instructions, arguments: dict, target: str = "") -> list:
             other = numbers.get(need.lower(), i)
             if other < i:
                 wanted += [other] * (other not in wanted)
-            elif need.lower() != "scratch" and need not in images:
+            elif need.lower() != "scratch" and need not in images and "$" not in need:      # some only BuildKit knows
                 images.append(need)
     return images
 
@@ -5688,12 +5709,14 @@ def failed_line(instructions, step: str) -> tuple:
     match = re.match(r"\[(?:(.*) )?(\d+)/\d+\] (\w+)", step)
     stage, number, word = match.groups() if match else ("", 0, "")
     index, name, count = -1, "", 0
+    stage = (stage or "").rpartition(" ")[2]
+    stage = "" if "/" in stage else stage       # a platform
     for first, last, kind, rest in instructions:
         if kind == "FROM":
             index, count = index + 1, 0
             name = (re.findall(r"(?i)\sAS\s+(\S+)", rest) or ["stage-%d" % index])[0].lower()
         count += kind in ("FROM", "RUN", "COPY", "ADD", "WORKDIR")
-        if kind == word and count == int(number) and (not stage or stage.rpartition(" ")[2] in (name, stage * ("/" in stage))):
+        if kind == word and count == int(number) and stage in ("", name):
             return first, last
     return None
 
@@ -8196,11 +8219,11 @@ class BuildCommands(RegistryCommands):
             answer = urllib.request.urlopen(url)
         except (OSError, ValueError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            reason = "failed to GET %s with status %d %s: %s" % (
-                url, error.code, reason, error.read(ERROR_BODY_LIMIT).decode("utf-8", "replace").strip()) if hasattr(
-                    error, "code") else 'Get "%s": %s' % (
-                        url, os_error_text(reason) if isinstance(reason, OSError) else reason)
-            raise DockerError("unable to download remote context %s: %s" % (url, reason))
+            words = 'Get "%s": %s' % (url, os_error_text(reason) if isinstance(reason, OSError) else reason)
+            if hasattr(error, "code"):
+                words = "failed to GET %s with status %d %s: %s" % (
+                    url, error.code, reason, error.read(ERROR_BODY_LIMIT).decode("utf-8", "replace").strip())
+            raise DockerError("unable to download remote context %s: %s" % (url, words))
         if not quiet:
             self.print("Downloading build context from remote url: " + url)
         return answer
@@ -8270,8 +8293,8 @@ class BuildCommands(RegistryCommands):
         while True:
             # an engine without a session knows no credentials: what it would have to fetch, it is told to pull
             for name in images:
-                if name not in pulled and (opts.pull or not self._has_image(name)):
-                    self._pull_base(name, mode)
+                if name not in pulled and (opts.pull or not self._has_image(name, query["platform"])):
+                    self._pull_base(name, mode, query["platform"])
                 pulled.add(name)
             identifier, failure, failed = self._run_buildkit(context, query, opts, mode)
             if not failure:
@@ -8294,8 +8317,8 @@ class BuildCommands(RegistryCommands):
         def report(total, done):
             now = int(time.time() * 1e9)
             about = dict({"completed": now} if done else {}, started=began)
-            display.add({"vertexes": [dict(about, digest="context", name="[internal] load build context")], "statuses": [
-                dict(about, id="transferring context:", vertex="context", current=total, timestamp=now)]})
+            display.add({"vertexes": [dict(about, digest=OWN_STEP, name="[internal] load build context")], "statuses": [
+                dict(about, id="transferring context:", vertex=OWN_STEP, current=total, timestamp=now)]})
         with BuildDisplay(self._write_err, mode, lambda: terminal_size(self.err),
                           "docker:" + self.endpoint.context) as display:
             try:
@@ -8309,24 +8332,27 @@ class BuildCommands(RegistryCommands):
                                 pass    # only the display suffers
                         elif isinstance(aux, dict) and aux.get("ID"):
                             identifier = str(aux["ID"])
+                        elif mode != "quiet" and message.get("stream"):
+                            self._write_err(str(message["stream"]))      # of an engine that has no BuildKit
             except StreamFailed as error:
                 return identifier, error, [step.name for step in display.vertexes.values() if step.error]
         return identifier, None, ()
 
-    def _has_image(self, name):
+    def _has_image(self, name, platform):
         try:
-            return bool(self.client.inspect("image", name))
+            about = self.client.inspect_image(name)
         except NotFound:
             return False
+        return not platform or platform.split("/")[1:2] in ([], [about.get("Architecture")])
 
-    def _pull_base(self, name, mode):
+    def _pull_base(self, name, mode, platform):
         """Pull a base image, and show that on the error output."""
         reference = parse_reference(name).with_default_tag()
-        write = self._write_err if mode in ("plain", "tty") else len
+        write = self._write_err if mode in ("plain", "tty") else lambda text: None
         display = ProgressDisplay(write, (lambda: terminal_size(self.err)) if mode == "tty" else None)
         write("Pulling %s, which the build is based on\n" % reference)
         self.with_login("pull", resolve_repository_name(reference.name)[0], lambda auth: display.show(
-            self.client.pull(reference.name, reference.digest or reference.tag, auth)))
+            self.client.pull(reference.name, reference.digest or reference.tag, auth, platform or "")))
 
     def _build_failure(self, words, failed, context, instructions):
         """The error that a failed build ends with; the lines of the Dockerfile at fault have been shown then."""
@@ -9412,24 +9438,22 @@ class StreamCommands(CreateCommands):
         try:
             ending = self.client.ending(name)
         except ApiError:
-            ending = None               # what comes next says why
-        config = self._attachable(name)["Config"]
-        tty = bool(config.get("Tty"))
-        self.check_tty(wanted, tty)
-        keys = opts.detach_keys or self.config.get("detachKeys", "")
-        wanted = wanted and bool(config.get("OpenStdin"))
-        with self._proxy(name, opts.sig_proxy and not tty, tty) as proxy:
-            session = Session(self.client.attach(name, wanted, detach_keys=keys), tty, self.in_ if wanted else None,
-                              self.out, self.err, self._key_bytes(keys, tty))
-            with session.stream:
-                self._attachable(name)
-                if proxy.resize:        # by way of another size, for which the process draws its screen anew
-                    height, width = tty_size(self.out)
-                    self.client.resize(name, height + 1, width + 1)
-                    self._first_size(proxy)
-                if not session.copy():
-                    raise DockerError("read escape sequence")
-        self._exit(ending.status())
+            self._attachable(name)      # says why
+            raise
+        with ending:
+            config = self._attachable(name)["Config"]
+            tty = bool(config.get("Tty"))
+            self.check_tty(wanted, tty)
+            wanted = wanted and bool(config.get("OpenStdin"))
+            with self._proxy(name, opts.sig_proxy and not tty, tty) as proxy:
+                stream = self.client.attach(name, wanted, detach_keys=self._keys(opts))
+                session = self._session(stream, tty, (wanted, True, True), opts, opts.sig_proxy)
+                with stream:
+                    self._attachable(name)
+                    proxy.resize_at_start(self.warn, redraw=True)
+                    if not session.copy():
+                        raise DockerError("read escape sequence")
+            self._exit(ending.status())
 
     cmd_container_attach = cmd_attach
 
@@ -9449,42 +9473,21 @@ class StreamCommands(CreateCommands):
         if wants_input and tty and not is_terminal(self.in_):
             raise DockerError("the input device is not a TTY")
 
-    def _key_bytes(self, keys, tty):
+    def _keys(self, opts):
+        return opts.detach_keys or self.config.get("detachKeys", "")
+
+    def _session(self, stream, tty, wanted, opts, signals=False):
+        """A Session with those of our streams that are wanted: input, output, error output."""
+        keys = DETACH_KEYS
         try:
-            return parse_detach_keys(keys) if keys else DETACH_KEYS
+            keys = parse_detach_keys(self._keys(opts)) if self._keys(opts) and tty else keys
         except ValueError as error:
-            if tty:
-                self.warn("invalid detach escape keys, using default: %s" % error)
-            return DETACH_KEYS
+            self.warn("invalid detach escape keys, using default: %s" % error)
+        ours = (self.in_, self.out, self.err)
+        return Session(stream, tty, *[ours if want else None for ours, want in zip(ours, wanted)], keys, signals)
 
-    def _separately(self, method, *args):
-        """Call a method of the client on a connection of its own, as a signal may come in the middle of anything."""
-        with Client(self.endpoint, self.client.headers, self.client.api_version) as client:
-            getattr(client, method)(*args)
-
-    def _proxy(self, name, signals, tty, method="resize"):
-        """A SignalProxy for a container or, with `method` "exec_resize", a process in one."""
-        def kill(signal):
-            self._separately("kill", name, signal)
-
-        def resize():
-            size = tty_size(self.out)
-            if any(size):
-                self._separately(method, name, *size)
-        return SignalProxy(kill if signals else None, resize if tty and is_terminal(self.out) else None, raw=tty)
-
-    def _first_size(self, proxy):
-        """Tell a process that has just started the size of its terminal; it may need a moment to be there."""
-        def tell():
-            for attempt in range(11):
-                try:
-                    return proxy.resize()
-                except DockerError:
-                    time.sleep(0.01 * (attempt + 1))
-            return self.warn("failed to resize tty, using default size")
-        if proxy.resize:
-            import threading
-            threading.Thread(target=tell, daemon=True).start()
+    def _proxy(self, name, kill, tty, method="resize"):
+        return SignalProxy(self.client.another, name, kill, tty, self.out, method)
 
     @staticmethod
     def _exit(status):
@@ -9506,22 +9509,20 @@ class StreamCommands(CreateCommands):
         variables = [pair for path in opts.env_file for pair in read_variables(path, os.environ)] + opts.env
         self.client.inspect_container(container)
         self.check_tty(opts.interactive and attached, tty)
-        keys = opts.detach_keys or self.config.get("detachKeys", "")
-        size = tty_size(self.out) if tty and self.client.at_least("1.42") else (0, 0)
+        size = {"ConsoleSize": tty_size(self.out)} if tty and self.client.at_least("1.42") else {}
         process = self.client.exec_create(container, dict({
             "User": opts.user, "Privileged": opts.privileged, "Tty": tty, "AttachStdin": opts.interactive and attached,
-            "AttachStderr": attached, "AttachStdout": attached, "Detach": opts.detach, "DetachKeys": keys,
+            "AttachStderr": attached, "AttachStdout": attached, "Detach": opts.detach, "DetachKeys": self._keys(opts),
             "Env": ["%s=%s" % pair if pair[1] is not None else pair[0] for pair in variables] or None,
-            "WorkingDir": opts.workdir, "Cmd": opts.args[1:]}, **({"ConsoleSize": size} if any(size) else {})))
+            "WorkingDir": opts.workdir, "Cmd": opts.args[1:]}, **size))
         if not process:
             raise DockerError("exec ID empty")
-        stream = self.client.exec_start(process, tty, opts.detach, size if any(size) else None)
+        stream = self.client.exec_start(process, tty, opts.detach, size.get("ConsoleSize"))
         if opts.detach:
             return
         with self._proxy(process, False, tty and is_terminal(self.in_), "exec_resize") as proxy:
-            session = Session(stream, tty, self.in_ if opts.interactive else None, self.out, self.err,
-                              self._key_bytes(keys, tty))
-            self._first_size(proxy)
+            session = self._session(stream, tty, (opts.interactive, True, True), opts)
+            proxy.resize_at_start(self.warn)
             if not session.copy():
                 raise DockerError("read escape sequence")
         try:
@@ -9572,22 +9573,25 @@ class StreamCommands(CreateCommands):
         `streams` names those to connect, `signals` says whether it gets ours, `removed` whether it goes with its end;
         `failure(error)` makes the exception for a start that fails.
         """
-        keys = opts.detach_keys or self.config.get("detachKeys", "")
         wanted = [name in streams for name in ("stdin", "stdout", "stderr")]
         with self._proxy(container, signals, tty) as proxy:
-            session = Session(self.client.attach(container, *wanted, detach_keys=keys), tty, *[
-                stream if want else None for stream, want in zip((self.in_, self.out, self.err), wanted)],
-                keys=self._key_bytes(keys, tty))
-            with session.stream:
+            try:
+                stream = self.client.attach(container, *wanted, detach_keys=self._keys(opts))
+            except ApiError as error:   # podman makes the process now, and may fail to
+                if removed:
+                    self.client.remove_container(container, force=True)
+                raise failure(error) if failure else error
+            session = self._session(stream, tty, wanted, opts, signals)
+            with stream:
                 ending = self._start(container, removed, opts, failure)
-                self._first_size(proxy)
+                proxy.resize_at_start(self.warn)
                 if not session.copy():
                     ending.body.close()
                     return 0
         try:
             return ending.status()
         except DockerError as error:
-            self.warn("error waiting for container: %s" % error)
+            self.warn("%srror waiting for container: %s" % ("e" if isinstance(error, ConnectionFailed) else "E", error))
             return 125
 
     def _start(self, container, removed, opts, failure=None):
@@ -9644,10 +9648,7 @@ class StreamCommands(CreateCommands):
                 raise DockerError('invalid value for "%s": %s' % (flag, error))
         with self.client.logs(container["Id"], follow=opts.follow, since=times[0], until=times[1], tail=opts.tail,
                               timestamps=opts.timestamps, details=opts.details) as body:
-            if container["Config"].get("Tty"):
-                return self.copy_out(body)
-            copy_frames(body.spans(), buffers_to(self.out),
-                        None if same_file(self.out, self.err) else buffers_to(self.err))
+            show_output(body.spans(), container["Config"].get("Tty"), self.out, self.err)
 
     cmd_container_logs = cmd_logs
 
