@@ -1727,6 +1727,32 @@ def parse_reference(text: str) -> Reference:
     return Reference(match.group("domain"), match.group("path"), match.group("tag") or "", digest)
 
 
+_ARCHITECTURES = {"i386": "386", "i686": "386", "x86_64": "amd64", "x86-64": "amd64", "amd64/v1": "amd64",
+                  "aarch64": "arm64", "arm64/8": "arm64/v8", "armhf": "arm", "armv7l": "arm", "armel": "arm/v6",
+                  "armv6l": "arm/v6"}
+_SYSTEMS = {"macos": "darwin", "linux": "linux", "windows": "windows", "darwin": "darwin", "freebsd": "freebsd"}
+
+
+def host_architecture() -> str:
+    """This machine's architecture, as images name it: `amd64`, `arm64`, `arm/v6`, …"""
+    machine = os.uname().machine.lower() if hasattr(os, "uname") else "amd64"
+    return _ARCHITECTURES.get(machine, machine)
+
+
+def normal_platform(text: str) -> str:
+    """A platform as engines name it, `linux/arm64` for `linux/aarch64`; DockerError in docker's words if it is none."""
+    system, _, arch = text.lower().partition("/")
+    wrong = "" if re.match(r"[\w.-]+(/[\w.-]+){0,2}\Z", text, re.ASCII) else "cannot parse platform specifier"
+    if not arch and system not in _SYSTEMS:
+        system, arch = sys.platform, system
+        if _ARCHITECTURES.get(arch, arch) not in "386 amd64 arm arm64 loong64 ppc64le riscv64 s390x wasm".split():
+            wrong = wrong or "unknown operating system or architecture"
+    if wrong:
+        raise DockerError("%s: %s: invalid argument" % (go_quote(text), wrong))
+    arch = re.sub(r"^arm/([5-8])$", r"arm/v\1", arch or host_architecture())
+    return _SYSTEMS.get(system, system) + "/" + _ARCHITECTURES.get(arch, arch)
+
+
 # ======================================================================================================================
 # 5  Configuration and credentials
 # ======================================================================================================================
@@ -3268,10 +3294,13 @@ def encode_filters(filters) -> str:
 
 
 def platform_json(platform: str) -> str:
-    """`linux/arm64/v8` as the JSON object that later endpoints take; empty for none."""
+    """`linux/arm64/v8` as the JSON object that later endpoints take; empty for none; DockerError for a wrong one."""
     if not platform:
         return ""
-    names = dict(zip(("os", "architecture", "variant"), platform.lower().split("/")))
+    try:
+        names = dict(zip(("os", "architecture", "variant"), normal_platform(platform).split("/")))
+    except DockerError as error:
+        raise DockerError("invalid platform: %s" % error)
     return compact_json({name: names[name] for name in ("architecture", "os", "variant") if name in names})
 
 
@@ -4951,7 +4980,7 @@ class TarStream:
     def __iter__(self):
         parts, held = [], 0
         for path, name, about in self._walk():
-            if about.st_mode & 0o170000 not in _KINDS:
+            if about.st_mode & 0o170000 not in _TAR_KINDS:
                 self._skip(path, "archive/tar: sockets not supported")
                 continue
             try:
@@ -7722,25 +7751,6 @@ def _add_networks(config, host, opts):
     host["NetworkMode"] = networks[0]["name"] if networks else "default"
 
 
-_ARCHITECTURES = {"i386": "386", "x86_64": "amd64", "x86-64": "amd64", "aarch64": "arm64", "armhf": "arm",
-                  "armel": "arm/v6", "amd64/v1": "amd64", "arm64/8": "arm64/v8"}
-_SYSTEMS = {"macos": "darwin", "linux": "linux", "windows": "windows", "darwin": "darwin", "freebsd": "freebsd"}
-
-
-def normal_platform(text: str) -> str:
-    """A platform as engines name it, `linux/arm64` for `linux/aarch64`; DockerError in docker's words if it is none."""
-    system, _, arch = text.lower().partition("/")
-    wrong = "" if re.match(r"[\w.-]+(/[\w.-]+){0,2}\Z", text, re.ASCII) else "cannot parse platform specifier"
-    if not arch and system not in _SYSTEMS:
-        system, arch = sys.platform, system
-        if _ARCHITECTURES.get(arch, arch) not in "386 amd64 arm arm64 loong64 ppc64le riscv64 s390x wasm".split():
-            wrong = wrong or "unknown operating system or architecture"
-    if wrong:
-        raise DockerError("error parsing specified platform: %s: %s: invalid argument" % (go_quote(text), wrong))
-    arch = re.sub(r"^arm/([5-8])$", r"arm/v\1", arch or os.uname().machine)
-    return _SYSTEMS.get(system, system) + "/" + _ARCHITECTURES.get(arch, arch)
-
-
 class CreateCommands(RegistryCommands):
     """What comes before a container runs: create, update, and what run shares with them."""
 
@@ -7809,7 +7819,10 @@ class CreateCommands(RegistryCommands):
         wanted = opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")
         is_id = re.match(r"([a-f0-9]{64}|sha256:[a-f0-9]{64})\Z", image) and opts.pull != "always"
         reference = None if is_id else parse_reference(image).with_default_tag()
-        platform = normal_platform(wanted) if wanted and client.at_least("1.41") else ""
+        try:
+            platform = normal_platform(wanted) if wanted and client.at_least("1.41") else ""
+        except DockerError as error:
+            raise DockerError("error parsing specified platform: %s" % error)
 
         def pull():
             auth = self.registry_auth(reference.index, "pull")
@@ -8058,7 +8071,7 @@ class ImageCommands(RegistryCommands):
         shown = ["ID", "CreatedSince" if opts.human else "CreatedAt", "CreatedBy", "Size", "Comment"]
         found = self.client.history(opts.args[0], opts.platform)
         self.show_rows(found, history_columns(opts.no_trunc, opts.human), shown, opts.format,
-                       opts.quiet and opts.format in ("", "table"))
+                       opts.quiet and opts.format in ("", "table"), row_type="*image.historyContext")
 
     cmd_image_history = cmd_history
 
@@ -8092,6 +8105,129 @@ class ImageCommands(RegistryCommands):
 
 
 # flags of buildx for which the engine would have to ask back, which takes a session
+def file_size(source):
+    """How many bytes are left to read of an open plain file; None for anything else."""
+    import stat
+    try:
+        about = os.fstat(source.fileno())
+        return about.st_size - source.tell() if stat.S_ISREG(about.st_mode) else None
+    except (OSError, AttributeError, io.UnsupportedOperation):
+        return None
+
+
+def check_output_path(path: str) -> None:
+    """DockerError if no file can be written at `path`."""
+    import stat
+    folder = os.path.dirname(path) or "."
+    try:
+        os.stat(folder)
+    except OSError as error:
+        raise DockerError("invalid output path: " + path_error_text(error, "stat"))
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    for is_kind, words in ((stat.S_ISDIR, "a directory"), (stat.S_ISCHR, "a character device file"),
+                           (stat.S_ISBLK, "a block device file"), (stat.S_ISFIFO, "a named pipe file"),
+                           (stat.S_ISSOCK, "a socket")):
+        if is_kind(mode):
+            raise DockerError("cannot write to " + words)
+
+
+def save_body(body: Body, path: str) -> None:
+    """Write a body to a file that appears, with mode 0600, when it is whole; DockerError if that fails."""
+    import tempfile
+    path = os.path.realpath(path)
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix="." + os.path.basename(path) + ".", dir=os.path.dirname(path))
+        try:
+            try:
+                body.copy_to(descriptor)
+            finally:
+                os.close(descriptor)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise DockerError("failed to write %s: %s" % (path, os_error_text(error)))
+
+
+def image_rows(image: dict, digests: bool, tag_digests: bool = False) -> list:
+    """The lines that one image takes in a list: (image, repository, tag, digest), a line a name.
+
+    `digests`: a line for each digest; `tag_digests`: only for those that belong to a tag.
+    """
+    tags, tail = {}, {}
+    if not (image.get("RepoTags") or image.get("RepoDigests")) or image.get("RepoTags") == ["<none>:<none>"]:
+        repository = ((image.get("RepoDigests") or ["<none>@<none>"])[0]).partition("@")[0]
+        if repository == "<none>":
+            return [(image, "<none>", "<none>", "<none>")]
+    for text in image.get("RepoTags") or ():
+        name, _, tag = text.rpartition(":")
+        if name != "<none>":
+            tags.setdefault(_familiar_repository(name), []).append(tag)
+    for text in image.get("RepoDigests") or ():
+        name, _, digest = text.partition("@")
+        if name != "<none>":
+            tail.setdefault(_familiar_repository(name), []).append(digest)
+    rows = []
+    for repository in sorted(tags):
+        found = tail.pop(repository, ())
+        for tag in tags[repository]:
+            rows += [(image, repository, tag, digest) for digest in (tag_digests and found) or ("<none>",)]
+    for repository in sorted(tail):
+        rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("",))]
+    return rows
+
+
+def _familiar_repository(name):
+    if not name.startswith(INDEX_ALIASES + ("library/",)):
+        return name                     # only names on Docker Hub have a shorter form
+    try:
+        return parse_reference(name).familiar_name
+    except DockerError:
+        return name
+
+
+def history_columns(whole: bool, human: bool) -> dict:
+    """The fields of an image's layer: {field: (heading, function)}; `human`: sizes and times for people."""
+    def since(layer):
+        created = layer.get("Created") or 0
+        return format_rfc3339(created) if not human else "N/A" if created <= _YEAR_2000 else format_age(created)
+
+    return {
+        "ID": ("IMAGE", lambda layer: layer.get("Id") or "" if whole else short_id(layer.get("Id") or "")),
+        "CreatedSince": ("CREATED", since),
+        "CreatedAt": ("CREATED AT", lambda layer: format_rfc3339(layer.get("Created") or 0)),
+        "CreatedBy": ("CREATED BY", lambda layer: ellipsis(
+            (layer.get("CreatedBy") or "").replace("\t", " "), sys.maxsize if whole else 45)),
+        "Size": ("SIZE", lambda layer: format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)),
+        "Comment": ("COMMENT", lambda layer: layer.get("Comment") or ""),
+    }
+
+
+def image_columns(whole: bool) -> dict:
+    """The fields of a line in a list of images: {field: (heading, function of what `image_rows` gives)}."""
+    def unknown(field, digits):
+        return lambda row: "N/A" if row[0].get(field, -1) == -1 else (
+            str(row[0][field]) if digits is None else format_size(row[0][field], digits))
+    return {
+        "ID": ("IMAGE ID", lambda row: row[0]["Id"] if whole else short_id(row[0]["Id"])),
+        "Repository": ("REPOSITORY", lambda row: row[1]),
+        "Tag": ("TAG", lambda row: row[2]),
+        "Digest": ("DIGEST", lambda row: row[3]),
+        "CreatedSince": ("CREATED", lambda row: format_age(row[0].get("Created") or 0)),
+        "CreatedAt": ("CREATED AT", lambda row: format_time(row[0].get("Created") or 0)),
+        "Size": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 3)),
+        "VirtualSize": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 4)),
+        "Containers": ("CONTAINERS", unknown("Containers", None)),
+        "SharedSize": ("SHARED SIZE", unknown("SharedSize", 4)),
+        "UniqueSize": ("UNIQUE SIZE", lambda row: "N/A" if row[0].get("SharedSize", -1) == -1 else format_size(
+            (row[0].get("Size") or 0) - row[0]["SharedSize"], 4)),
+    }
+
+
 _NEED_SESSION = ("allow", "annotation", "attest", "build-context", "builder", "cache-to", "call", "metadata-file",
                  "no-cache-filter", "output", "push", "secret", "ssh")
 _BUILD_FLAGS = '''
@@ -8362,129 +8498,6 @@ class BuildCommands(RegistryCommands):
         if place and context.text:
             self.warn(excerpt(os.path.basename(context.dockerfile), context.text, *place).rstrip("\n"))
         return DockerError("ERROR: %s%s" % ("" if words.startswith("failed to solve") else "failed to solve: ", words))
-
-
-def file_size(source):
-    """How many bytes are left to read of an open plain file; None for anything else."""
-    import stat
-    try:
-        about = os.fstat(source.fileno())
-        return about.st_size - source.tell() if stat.S_ISREG(about.st_mode) else None
-    except (OSError, AttributeError, io.UnsupportedOperation):
-        return None
-
-
-def check_output_path(path: str) -> None:
-    """DockerError if no file can be written at `path`."""
-    import stat
-    folder = os.path.dirname(path) or "."
-    try:
-        os.stat(folder)
-    except OSError as error:
-        raise DockerError("invalid output path: " + path_error_text(error, "stat"))
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return
-    for is_kind, words in ((stat.S_ISDIR, "a directory"), (stat.S_ISCHR, "a character device file"),
-                           (stat.S_ISBLK, "a block device file"), (stat.S_ISFIFO, "a named pipe file"),
-                           (stat.S_ISSOCK, "a socket")):
-        if is_kind(mode):
-            raise DockerError("cannot write to " + words)
-
-
-def save_body(body: Body, path: str) -> None:
-    """Write a body to a file that appears, with mode 0600, when it is whole; DockerError if that fails."""
-    import tempfile
-    path = os.path.realpath(path)
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix="." + os.path.basename(path) + ".", dir=os.path.dirname(path))
-        try:
-            try:
-                body.copy_to(descriptor)
-            finally:
-                os.close(descriptor)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
-    except OSError as error:
-        raise DockerError("failed to write %s: %s" % (path, os_error_text(error)))
-
-
-def image_rows(image: dict, digests: bool, tag_digests: bool = False) -> list:
-    """The lines that one image takes in a list: (image, repository, tag, digest), a line a name.
-
-    `digests`: a line for each digest; `tag_digests`: only for those that belong to a tag.
-    """
-    tags, tail = {}, {}
-    if not (image.get("RepoTags") or image.get("RepoDigests")) or image.get("RepoTags") == ["<none>:<none>"]:
-        repository = ((image.get("RepoDigests") or ["<none>@<none>"])[0]).partition("@")[0]
-        if repository == "<none>":
-            return [(image, "<none>", "<none>", "<none>")]
-    for text in image.get("RepoTags") or ():
-        name, _, tag = text.rpartition(":")
-        if name != "<none>":
-            tags.setdefault(_familiar_repository(name), []).append(tag)
-    for text in image.get("RepoDigests") or ():
-        name, _, digest = text.partition("@")
-        if name != "<none>":
-            tail.setdefault(_familiar_repository(name), []).append(digest)
-    rows = []
-    for repository in sorted(tags):
-        found = tail.pop(repository, ())
-        for tag in tags[repository]:
-            rows += [(image, repository, tag, digest) for digest in (tag_digests and found) or ("<none>",)]
-    for repository in sorted(tail):
-        rows += [(image, repository, "<none>", digest) for digest in (tail[repository] if digests else ("",))]
-    return rows
-
-
-def _familiar_repository(name):
-    if not name.startswith(INDEX_ALIASES + ("library/",)):
-        return name                     # only names on Docker Hub have a shorter form
-    try:
-        return parse_reference(name).familiar_name
-    except DockerError:
-        return name
-
-
-def history_columns(whole: bool, human: bool) -> dict:
-    """The fields of an image's layer: {field: (heading, function)}; `human`: sizes and times for people."""
-    def since(layer):
-        created = layer.get("Created") or 0
-        return format_rfc3339(created) if not human else "N/A" if created <= _YEAR_2000 else format_age(created)
-
-    return {
-        "ID": ("IMAGE", lambda layer: layer.get("Id") or "" if whole else short_id(layer.get("Id") or "")),
-        "CreatedSince": ("CREATED", since),
-        "CreatedAt": ("CREATED AT", lambda layer: format_rfc3339(layer.get("Created") or 0)),
-        "CreatedBy": ("CREATED BY", lambda layer: ellipsis(
-            (layer.get("CreatedBy") or "").replace("\t", " "), sys.maxsize if whole else 45)),
-        "Size": ("SIZE", lambda layer: format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)),
-        "Comment": ("COMMENT", lambda layer: layer.get("Comment") or ""),
-    }
-
-
-def image_columns(whole: bool) -> dict:
-    """The fields of a line in a list of images: {field: (heading, function of what `image_rows` gives)}."""
-    def unknown(field, digits):
-        return lambda row: "N/A" if row[0].get(field, -1) == -1 else (
-            str(row[0][field]) if digits is None else format_size(row[0][field], digits))
-    return {
-        "ID": ("IMAGE ID", lambda row: row[0]["Id"] if whole else short_id(row[0]["Id"])),
-        "Repository": ("REPOSITORY", lambda row: row[1]),
-        "Tag": ("TAG", lambda row: row[2]),
-        "Digest": ("DIGEST", lambda row: row[3]),
-        "CreatedSince": ("CREATED", lambda row: format_age(row[0].get("Created") or 0)),
-        "CreatedAt": ("CREATED AT", lambda row: format_time(row[0].get("Created") or 0)),
-        "Size": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 3)),
-        "VirtualSize": ("SIZE", lambda row: format_size(row[0].get("Size") or 0, 4)),
-        "Containers": ("CONTAINERS", unknown("Containers", None)),
-        "SharedSize": ("SHARED SIZE", unknown("SharedSize", 4)),
-        "UniqueSize": ("UNIQUE SIZE", lambda row: "N/A" if row[0].get("SharedSize", -1) == -1 else format_size(
-            (row[0].get("Size") or 0) - row[0]["SharedSize"], 4)),
-    }
 
 
 def _text(field):
@@ -8856,7 +8869,7 @@ class SystemCommands(Cli):
             "DefaultAPIVersion": API_VERSION,
             "PythonVersion": sys.version.partition(" ")[0],
             "Os": sys.platform,
-            "Arch": _GO_ARCHITECTURES.get(os.uname().machine if hasattr(os, "uname") else "", "amd64"),
+            "Arch": host_architecture().partition("/")[0],
             "Context": self.endpoint.context if self.endpoint else DEFAULT_CONTEXT,
         }
 
@@ -8902,11 +8915,8 @@ class SystemCommands(Cli):
                 --until string    up to this time''')
         show = event_text
         if opts.format:
-            try:
-                template = Template("{{json .}}" if opts.format == "json" else opts.format)
-                template.execute(Value("*events.Message", {}))
-            except TemplateError as error:
-                raise StatusError("Error parsing format: %s" % error, 64)
+            template = self.template("{{json .}}" if opts.format == "json" else opts.format,
+                                     example=Value("*events.Message", {}), complaint="Error parsing format")
 
             def show(event):
                 return template.execute(Value("*events.Message", event)) + "\n"
@@ -8944,7 +8954,8 @@ class SystemCommands(Cli):
                                         for _, title, rows, columns_of, shown in parts))
         value = {name: [Row(columns_of, row) for row in rows] for name, _, rows, columns_of, _ in parts}
         if opts.format == "json":
-            return self.write("{%s}" % ",".join('"%s":%s' % (name, go_json(value[name], html=True)) for name in value))
+            return self.write("{%s}" % ",".join('"%s":[%s]' % (name, ",".join(
+                [go_json(Value("*formatter.rowContext", row)) for row in value[name]])) for name in value))
         self.write(self.template(re.sub("^table", "", opts.format).strip()).execute(value))
 
     def cmd_system_prune(self, *args):
@@ -9135,11 +9146,6 @@ def _first_tag(image):
     except DockerError:
         return "<none>", "<none>"
     return (reference.familiar_name, reference.tag) if reference.tag else ("<none>", "<none>")
-
-
-_GO_ARCHITECTURES = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "arm64": "arm64", "armv7l": "arm",
-                     "armv6l": "arm", "i686": "386", "i386": "386", "ppc64le": "ppc64le", "s390x": "s390x",
-                     "riscv64": "riscv64"}
 
 
 def _with_components(server):

@@ -1964,7 +1964,6 @@ def help_layout(text):
         elif section.endswith("Options:"):
             found = re.match(r"(  (?:-\S,|   ) --\S+(?: \S+)? +)\S|( {30,})", line)
             if found and found.group(1):
-                width = len(found.group(1))
                 kept.append(found.group(1))
         elif section.endswith("ommands:"):
             kept.append(re.match(r"  \S+ *", line).group(0) if line.startswith("  ") else line)
@@ -8310,6 +8309,13 @@ class EngineBuildTest(RealEngineCase):
         self.remove("built:1", "built:2")
         super().tearDown()
 
+    @classmethod
+    def tearDownClass(cls):
+        """Other tests list the engine's images: what builds leave behind goes."""
+        for path in ("/containers/prune", "/images/prune"):
+            must(api(Dockerd.get().host, "POST", path))
+        super().tearDownClass()
+
     def wire(self):
         """The archive is compared elsewhere; docker's lacks the end where a Dockerfile was added."""
         return [re.sub(r"['\"]?(b['\"]|[0-9]+ bytes).*", "", line, flags=re.DOTALL) for line in super().wire()
@@ -8610,11 +8616,14 @@ class EngineStreamTest(RealEngineCase):
 
     @rows(("run", "run --rm -it --network none busybox sh"), ("exec", "exec -it up sh"))
     def test_shell(self, title, line):
+        def resized(terminal):
+            terminal.resize(101, 30)
+            terminal.resize(100, 30)        # again and again, as docker may not have begun to look
+            return any(call.query["w"] == ["100"] for call in self.engine.calls(".*/resize"))
+
         def script(terminal):
             terminal.expect("/ #")
-            terminal.resize(100, 30)
-            self.assertTrue(wait_until(lambda: any(
-                call.query["w"] == ["100"] for call in self.engine.calls(".*/resize")), 10))
+            self.assertTrue(wait_until(lambda: resized(terminal), 10, pause=0.3))
             terminal.send("stty size; echo a-$((1+1)); exit 7\n")
             terminal.expect("30 100\r\na-2")
         done = self.differential(*line.split(), runner=on_terminal(script, screen=False), wire=False, stdout=False, fails=True)
