@@ -9588,17 +9588,16 @@ class StreamCommands(CreateCommands):
                     self.client.remove_container(container, force=True)
                 raise failure(error) if failure else error
             session = self._session(stream, tty, wanted, opts, signals)
-            with stream:
-                ending = self._start(container, removed, opts, failure)
+            with stream, self._start(container, removed, opts, failure) as ending:
                 proxy.resize_at_start(self.warn)
                 if not session.copy():
-                    ending.body.close()
                     return 0
-        try:
-            return ending.status()
-        except DockerError as error:
-            self.warn("%srror waiting for container: %s" % ("e" if isinstance(error, ConnectionFailed) else "E", error))
-            return 125
+                try:
+                    return ending.status()
+                except DockerError as error:
+                    said = "error" if isinstance(error, ConnectionFailed) else "Error"
+                    self.warn("%s waiting for container: %s" % (said, error))
+                    return 125
 
     def _start(self, container, removed, opts, failure=None):
         """Start a container: its Ending, which was asked for before."""

@@ -3998,7 +3998,9 @@ class StreamTest(DifferentialCase):
     def test_broken(self, title, pieces):
         for args in (("exec", "c", "cmd"), ("run", "image", "cmd"), ("attach", "--no-stdin", "c"))[:3 if title == "dies" else 2]:
             silent = title in ("unknown header", "complaint") and args[0] in ("run", "start")     # docker says nothing then
-            self.play(stream_engine(UPGRADED, *pieces), *args, wire=False, status=not silent, stderr=not silent)
+            race = title == "dies" and args[0] == "exec"      # the engine may still tell the status
+            self.play(stream_engine(UPGRADED, *pieces), *args, wire=False, status=not silent and not race,
+                      stderr=not silent)
 
     @rows(("3", answer(200, {"StatusCode": 3})), ("late", messages(0.3, {"StatusCode": 125})),
           ("error", answer(200, {"StatusCode": 3, "Error": {"Message": "lost it"}})),
