@@ -6935,7 +6935,7 @@ class BuildTest(BuildCase):
             raise unittest.SkipTest("no other user may run this Python")
         path = os.path.join(os.path.realpath(self.home), "ctx", "sub", "keep")
         self.check(self.pydock("build", "ctx", user=NOBODY), 1,
-                   stderr=re.compile("error checking context: no permission to read from '%s'\n$" % re.escape(path)))
+                   stderr=re.compile("open %s: permission denied\n$" % re.escape(path)))
         wait_until(lambda: self.engine.errors, 10)
         self.assertFalse(self.engine.calls("/build")[0].body.endswith(bytes(1024)))
 
