@@ -2448,12 +2448,12 @@ class Wire:
 
 
 def _readable(sock, timeout=0):
-    """Whether a socket has something to read (`timeout` in seconds)."""
+    """Whether a socket has something to read (`timeout` in seconds, None to wait for ever)."""
     import select
     if hasattr(select, "poll"):
         poll = select.poll()            # select() stops at descriptor 1023
         poll.register(sock, select.POLLIN)
-        return bool(poll.poll(timeout * 1000))
+        return bool(poll.poll(timeout and timeout * 1000))
     return bool(select.select([sock], [], [], timeout)[0])
 
 
@@ -2794,6 +2794,7 @@ class Body:
         while not self.done:
             wanted = MIB if self._left is None else self._left
             if wanted and not self._held:
+                self._wire.answered(None)   # splice keeps who reads our pipe from it for as long as it waits
                 try:
                     count = os.splice(sock, descriptor, wanted)
                 except OSError as error:

@@ -5129,6 +5129,22 @@ class SaveLoadTest(DifferentialCase):
             self.assertEqual((ours[0].status, self.settle(ours[0].stderr)), (1, self.settle(theirs[0].stderr)))
             self.assertEqual(ours[2], {})      # docker leaves a cut file
 
+    def test_save_to_a_pipe_while_the_engine_waits(self):
+        """What has come can be read, also where the kernel hands it on."""
+        data = b"x" * 1000
+        self.engine.on("GET", "/images/get", [
+            answer(200, b"", headers=[("Transfer-Encoding", "chunked")], length=False) + b"%x\r\n" % len(data),
+            0.1, data[:400], 3, data[400:] + b"\r\n0\r\n\r\n"])
+        child = subprocess.Popen(pydock_command() + ["save", "busybox"], env=self.env(), stdout=subprocess.PIPE)
+        with child:
+            self.assertTrue(wait_until(lambda: select.select([child.stdout], [], [], 0)[0], 20))
+            time.sleep(0.3)
+            began = time.time()
+            first = os.read(child.stdout.fileno(), 4096)
+            self.assertLess(time.time() - began, 1)
+            self.assertEqual(first + child.stdout.read(), data)
+        self.assertEqual(child.returncode, 0)
+
     def test_save_over_a_file(self):
         with open(os.path.join(self.home, "out.tar"), "w") as file:
             file.write("before")
