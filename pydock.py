@@ -1220,12 +1220,16 @@ class Template:
         return "".join(run.out)
 
     def execute_typed(self, type_name: str, value, text: str) -> str:
-        """The text for an object of the engine, or, where its type lacks something, for all that its JSON `text` has."""
+        """The text for an object of the engine, or, where its type lacks something, for all that its JSON `text` has.
+
+        Without `text` what the type lacks is an error.
+        """
         try:
             if type_name:
                 return self.execute(_typed(type_name, value))
         except TemplateError:
-            pass
+            if not text:
+                raise
         self.strict = True
         return self.execute(json.loads(text, parse_int=Number, parse_float=Number))
 
@@ -6637,10 +6641,11 @@ class Cli:
         except TemplateError as error:
             raise StatusError("%s: %s" % (complaint, error), 64)
 
-    def inspect(self, names, format_text: str, get, kind: str = "") -> None:
+    def inspect(self, names, format_text: str, get, kind: str = "", raw: bool = True) -> None:
         """Print the objects that `get(name)` gives as JSON text; go on after a failure.
 
-        `kind` says what they are, as in INSPECT_TYPES; or `get` does, with (kind, text).
+        `kind` says what they are, for templates, as `_INSPECTED` has it; or `get` does, with (kind, text).
+        `raw`: a template may reach what the kind's type lacks, but the JSON has.
         """
         out, failures = [], []
         template = self.template(format_text) if format_text and format_text != "json" else None
@@ -6649,7 +6654,7 @@ class Cli:
                 text = get(name)
                 kind, text = text if isinstance(text, tuple) else (kind, text)
                 value = _decode_object(text)
-                out.append(template.execute_typed(_INSPECTED.get(kind), value, text) + "\n" if template else text)
+                out.append(template.execute_typed(_INSPECTED.get(kind), value, raw and text) + "\n" if template else text)
             except TemplateError as error:
                 failures.append("template parsing error: %s" % error)
             except DockerError as error:
@@ -8623,7 +8628,7 @@ class NetworkCommands(Cli):
             -f, --format string   how to print: "json" or a Go template
             -v, --verbose         what a swarm knows of them, too''')
         query = {"verbose": "true" if opts.verbose else None}
-        self.inspect(opts.args, opts.format, lambda name: self.client.inspect("network", name, query))
+        self.inspect(opts.args, opts.format, lambda name: self.client.inspect("network", name, query), "network")
 
     def cmd_network_create(self, *args):
         """Create a network."""
@@ -8755,7 +8760,7 @@ class VolumeCommands(NetworkCommands):
             empty = {"Labels": None, "Options": None}
             return compact_json({field: volume.get(field, empty.get(field, "")) for field, always in _VOLUME_FIELDS
                                  if always or volume.get(field)})
-        self.inspect(opts.args, opts.format, get)
+        self.inspect(opts.args, opts.format, get, "volume", raw=False)
 
     def cmd_volume_create(self, *args):
         """Create a volume."""

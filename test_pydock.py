@@ -7899,6 +7899,8 @@ class EngineGroupTest(RealEngineCase):
         network ls --no-trunc --format json
         network inspect host none
         network inspect -v host
+        network inspect -f '{{.IPAM}} {{.Labels}} {{.Created}}' none
+        ! network inspect -f {{.Nosuch}} none
         ! network inspect nosuch
         ! network create -d nosuch foo
         ! network create host
@@ -7915,6 +7917,8 @@ class EngineGroupTest(RealEngineCase):
         volume ls -q -f label=a=b
         volume ls --format json -f name=kept
         volume inspect kept
+        volume inspect -f '{{.}} {{.Options}}' kept
+        ! volume inspect -f {{.Nosuch}} kept
         ! volume inspect kept nosuch
         volume create -d local --label x=y --opt type=tmpfs --opt device=tmpfs made
         ! volume create -d nosuch made
