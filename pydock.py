@@ -4266,9 +4266,10 @@ class SignalProxy(Handlers):
         kept = ("SIGKILL", "SIGSTOP", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGURG", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL",
                 "SIGRTMIN", "SIGRTMAX", "SIGTSTP" if tty else "")     # RawTerminal takes the last
         self.connect, self.name, self.kill, self.out, self.method = connect, name, kill, out, method
-        self.resizes = tty and is_terminal(out)
+        self._resized = getattr(signal, "SIGWINCH", None)       # which Windows has not
+        self.resizes = bool(self._resized) and tty and is_terminal(out)
         super().__init__([number for number in signal.Signals if kill and number.name not in kept] or
-                         [signal.SIGWINCH] * self.resizes, self._take)
+                         [self._resized] * self.resizes, self._take)
         self._pending, self._ends = [], 0
 
     def _take(self, number, _):
@@ -4285,7 +4286,7 @@ class SignalProxy(Handlers):
                 if self.kill:
                     with self.connect() as client:
                         client.kill(self.name, signal.Signals(number).name[3:])
-                if number == signal.SIGWINCH:
+                if number == self._resized:
                     self.resize()
             except (ApiError, ConnectionFailed):
                 pass                    # the process has ended meanwhile, or will be seen to have
@@ -4378,10 +4379,10 @@ class Session:
             data = getattr(self.in_, "buffer", self.in_).read()
             return wire.sendall(data.encode("utf-8", "surrogateescape") if isinstance(data, str) else data)
         import select
-        poll = select.poll()
-        poll.register(descriptor, select.POLLIN)
-        poll.register(waker, select.POLLIN)
-        while all(ready != waker for ready, _ in poll.poll()):
+        poll = select.poll() if hasattr(select, "poll") else None       # without it, nothing but input ends the wait
+        for waited in (descriptor, waker) if poll else ():
+            poll.register(waited, select.POLLIN)
+        while not poll or all(ready != waker for ready, _ in poll.poll()):
             data = os.read(descriptor, MIB >> 2)        # os.splice would hold up who writes into our pipe
             if not data:
                 return wire.sendall(held)
@@ -9481,9 +9482,15 @@ class StreamCommands(CreateCommands):
         return container
 
     def check_tty(self, wants_input: bool, tty: bool) -> None:
-        """DockerError where a terminal is to be connected with an input that is none."""
-        if wants_input and tty and not is_terminal(self.in_):
+        """DockerError where a terminal is to be connected with an input that is none, or by a Python that cannot."""
+        if not (wants_input and tty):
+            return
+        if not is_terminal(self.in_):
             raise DockerError("the input device is not a TTY")
+        try:
+            import termios                  # to see that it is there
+        except ImportError:
+            raise DockerError("this Python has no termios module, which -i together with -t needs")
 
     def _keys(self, opts):
         return opts.detach_keys or self.config.get("detachKeys", "")

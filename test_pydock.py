@@ -4141,6 +4141,18 @@ class TerminalTest(CliCase):
         self.engine = self.start(engine)
         return self.start(Pty(pydock_command() + list(args), self.env({"DOCKER_HOST": engine.host}), **options))
 
+    def test_without_termios(self):
+        """It is said before a container is made."""
+        engine = self.start(stream_engine(UPGRADED, tty=True))
+        code = "import sys; sys.modules['termios'] = None; import pydock; sys.exit(pydock.main())"
+        for line in ("run -it image", "exec -it c sh", "attach c"):
+            terminal = self.start(Pty([sys.executable, "-c", code] + line.split(), self.env({"DOCKER_HOST": engine.host}),
+                                      cwd=HERE, columns=200))
+            terminal.expect("this Python has no termios module, which -i together with -t needs")
+            self.assertEqual(terminal.wait(), 1)
+            self.assertNotIn("Traceback", terminal.text)
+        self.assertEqual(engine.calls("/containers/create"), [])
+
     def shell(self, *args, **options):
         """A terminal where the command runs in a process that echoes raw."""
         def mirror(request, sock, file):
