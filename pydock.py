@@ -6669,36 +6669,30 @@ class Cli:
         if failures:
             raise DockerError("\n".join(failures))
 
-    def show_rows(self, rows, columns_of, shown, format_text: str = "", quiet: bool = False, raw=(),
-                  row_type: str = "*formatter.rowContext") -> None:
-        """Print a list as a table, as JSON lines, as `raw` lines or by a template.
+    def show_rows(self, *args, **options) -> None:
+        """Print a list: what `rendered` makes of the same arguments."""
+        self.write(self.rendered(*args, **options))
+
+    def rendered(self, rows, columns_of, shown, format_text: str = "", quiet: bool = False, raw=(),
+                 row_type: str = "*formatter.rowContext") -> str:
+        """A list as a table, as JSON lines, as `raw` lines or by a template.
 
         `columns_of` is {field: (heading, function of a row)}, as Row has it; `shown` names the fields of the default
         table, `raw` those of the raw form, as (label, field).  Templates' complaints name the `row_type`.
         """
         if quiet:
             value = columns_of["ID"][1]
-            return self.write("".join([value(row) + "\n" for row in rows]))
+            return "".join([value(row) + "\n" for row in rows])
         if format_text in ("", "table"):
             getters = [columns_of[field][1] for field in shown]
             cells = [[columns_of[field][0] for field in shown]]
             cells += [[get(row) for get in getters] for row in rows]
-            return self.write(columns(cells))
+            return columns(cells)
         if format_text == "raw" and raw:
-            return self.write("".join("".join(("%s: %s" % (label, columns_of[field][1](row))).rstrip() + "\n"
-                                              for label, field in raw) + "\n" for row in rows))
-        return self._show_by_template(rows, columns_of, "{{json .}}" if format_text == "json" else format_text, row_type)
-
-    def rendered(self, *args, **options) -> str:
-        """What `show_rows` would print."""
-        out, self.out = self.out, io.StringIO()
-        try:
-            self.show_rows(*args, **options)
-            return self.out.getvalue()
-        finally:
-            self.out = out
-
-    def _show_by_template(self, rows, columns_of, format_text, row_type):
+            return "".join("".join(("%s: %s" % (label, columns_of[field][1](row))).rstrip() + "\n"
+                                   for label, field in raw) + "\n" for row in rows)
+        if format_text == "json":
+            format_text = "{{json .}}"
         is_table = format_text.startswith("table")
         text = format_text[len("table"):] if is_table else format_text
         try:
@@ -6708,9 +6702,8 @@ class Cli:
             raise DockerError("template parsing error: %s" % error)
         if is_table:
             lines.insert(0, template.headings({field: column[0] for field, column in columns_of.items() if column[0]}))
-            self.write(columns(line.split("\t") for line in lines))
-        else:
-            self.write("".join([line + "\n" for line in lines]))
+            return columns(line.split("\t") for line in lines)
+        return "".join([line + "\n" for line in lines])
 
 
 _INSPECTED = {"container": "container.InspectResponse", "image": "image.InspectResponse", "network": "network.Inspect",
