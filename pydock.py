@@ -8587,9 +8587,6 @@ def network_ipam(subnets, ranges, gateways, auxiliary) -> list:
 
 _NO_NETWORK = ('{"Driver":"bridge","Scope":"","IPAM":{"Driver":"default","Options":{}},"Internal":false,"Attachable":false,'
                '"Ingress":false,"ConfigOnly":false,"Options":{},"Labels":{}}')
-_NEW_ENDPOINT = ('{"IPAMConfig":{},"Links":null,"MacAddress":"","DriverOpts":{},"GwPriority":0,"NetworkID":"",'
-                '"EndpointID":"","Gateway":"","IPAddress":"","IPPrefixLen":0,"IPv6Gateway":"","GlobalIPv6Address":"",'
-                '"GlobalIPv6PrefixLen":0,"DNSNames":null}')
 
 
 class NetworkCommands(Cli):
@@ -8647,7 +8644,7 @@ class NetworkCommands(Cli):
         opts = self.parse(args, "NETWORK", 1, table)
         config = fill_in(json.loads(_NO_NETWORK), table, opts)
         config["IPAM"]["Config"] = network_ipam(
-            _words(opts.subnet), _words(opts.ip_range), _words(opts.gateway), opts.aux_address)
+            opts.subnet, opts.ip_range, opts.gateway, opts.aux_address)
         config.setdefault("ConfigFrom", None)
         config["Name"] = opts.args[0]
         if not self.client.at_least("1.44"):
@@ -8665,10 +8662,10 @@ class NetworkCommands(Cli):
                 --link list|link          other container to know by name > Links
                 --link-local-ip strings   link-local address'''
         opts = self.parse(args, "NETWORK CONTAINER", 2, table)
-        config = fill_in(json.loads(_NEW_ENDPOINT), table, opts)
-        config["Aliases"] = _words(opts.alias)
-        config["IPAMConfig"].update({"LinkLocalIPs": _words(opts.link_local_ip)} if opts.link_local_ip else ())
-        for key, equals, value in (text.partition("=") for text in _words(opts.driver_opt)):
+        config = fill_in(dict(json.loads(_NO_ENDPOINT), IPAMConfig={}, DriverOpts={}), table, opts)
+        config["Aliases"] = opts.alias
+        config["IPAMConfig"].update({"LinkLocalIPs": opts.link_local_ip} if opts.link_local_ip else ())
+        for key, equals, value in (text.partition("=") for text in opts.driver_opt):
             if not equals or not key.strip():
                 raise DockerError("invalid key/value pair format in driver options")
             config["DriverOpts"][key.strip()] = value.strip()
@@ -8712,11 +8709,6 @@ class NetworkCommands(Cli):
         question = "WARNING! This will remove all custom networks not used by at least one container." + _SURE
         if opts.force or self.confirm(question):
             self.prune("networks", _filter_map(opts.filter))
-
-
-def _words(values):
-    """The values of a flag that takes several, separated by commas."""
-    return [word for value in values if value for word in value.split(",")]
 
 
 # What an engine's volume holds, as `volume inspect` lists it; the False ones only if the engine names them.
