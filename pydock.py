@@ -4087,6 +4087,7 @@ class Demultiplexer:
         self.dense = False
 
     def feed(self, data) -> None:
+        """Take in what came next, bytes or a memoryview that holds until `flush`."""
         at, end, heads = 0, len(data), self._heads
         if self._left:
             at = min(self._left, end)
@@ -4303,6 +4304,7 @@ class SignalProxy(Handlers):
     def resize_at_start(self, warn, redraw: bool = False) -> None:
         """The same in a thread, for a process that may need a moment to be there; `redraw`: by way of another size."""
         def tell():
+            """The thread: try until the process is there, half a second in all."""
             for attempt in range(11):
                 try:
                     if redraw:
@@ -4696,6 +4698,7 @@ class Vertex:
         return self.error and ("CANCELED" if self.error.endswith("context canceled") else "ERROR")
 
     def update(self, news: dict) -> None:
+        """Take in what a trace says of the step."""
         self.name = news.get("name") or self.name
         if "started" in news:
             self.runs[news["started"]] = news.get("completed")
@@ -5453,7 +5456,7 @@ def extract_tar(spans, folder: str, renames=()) -> None:
 
 # -- build contexts ----------------------------------------------------------------------------------------------------
 
-_GLOB = re.compile(r"(\*\*/?)|(\*)|(\?)|(\[\^?(?:(?:\\.|[^]\\-])(?:-(?:\\.|[^]\\-]))?)+\])|\\(.)|([^[\\])", re.DOTALL)
+_GLOB = r"(\*\*/?)|(\*)|(\?)|(\[\^?(?:(?:\\.|[^]\\-])(?:-(?:\\.|[^]\\-]))?)+\])|\\(.)|([^[\\])"
 
 
 def read_dockerignore(data: bytes) -> list:
@@ -5502,7 +5505,7 @@ def _glob_regex(pattern):
     """A pattern of a `.dockerignore` as a regular expression."""
     if not pattern:
         raise DockerError('illegal exclusion pattern: "!"')
-    found = list(_GLOB.finditer(pattern))
+    found = list(re.finditer(_GLOB, pattern, re.DOTALL))
     # `**` in front of plain text means any beginning; elsewhere it stands for whole folders
     is_suffix = not any(any(match.groups()[:5]) for match in found[1:])
     out = []
@@ -5893,6 +5896,8 @@ class FlagSet:
         import argparse
 
         class Store(argparse.Action):
+            """Reads a flag's value by its converter and notes that it was given."""
+
             def __call__(self, parser, namespace, value, option=None):
                 flag = self.const
                 try:
@@ -6561,6 +6566,7 @@ class Cli:
                 errors[at] = error
 
         def report(at):
+            """Wait for one name's outcome; the first of each batch starts the batch."""
             if at == len(threads):
                 threads.extend(threading.Thread(target=work, args=(i,), daemon=True)
                                for i in range(at, min(at + 50, len(names))))
@@ -8007,6 +8013,7 @@ class ImageCommands(RegistryCommands):
         missing = []
 
         def remove(name):
+            """Remove one image and tell what went."""
             try:
                 for item in self.client.remove_image(name, opts.force, opts.no_prune, opts.platform):
                     self.print("Deleted: " + item["Deleted"] if item.get("Deleted") else
@@ -8043,6 +8050,7 @@ class ImageCommands(RegistryCommands):
             raise DockerError("requested load from stdin, but stdin is empty")
 
         def load(source):
+            """Send the archive and show the answer."""
             with self.client.load_image(source, file_size(source), opts.quiet or not self.is_terminal,
                                         opts.platform) as body:
                 if body.headers.get("Content-Type", "").partition(";")[0].strip() == JSON_TYPE:
@@ -8382,6 +8390,7 @@ class BuildCommands(RegistryCommands):
     def _send_context(self, context, query, opts, credentials, report):
         """Start a build: its messages.  report(bytes sent, whether that was all) is called every half MiB."""
         def blocks():
+            """The archive, with a report of its size on its way."""
             total, told = 0, 0
             for block in compress(context) if opts.compress else context:
                 yield block
@@ -8404,6 +8413,7 @@ class BuildCommands(RegistryCommands):
             self.out.flush()
 
         def report(total, done):
+            """Say how much of the context has gone out."""
             if done or live:
                 write("Sending build context to Docker daemon %8s\r%s" % (format_size(total), "\r\n" * done))
 
@@ -8451,6 +8461,7 @@ class BuildCommands(RegistryCommands):
         identifier, began = "", int(time.time() * 1e9)
 
         def report(total, done):
+            """Show the transfer of the context as a step of its own."""
             now = int(time.time() * 1e9)
             about = dict({"completed": now} if done else {}, started=began)
             display.add({"vertexes": [dict(about, digest=OWN_STEP, name="[internal] load build context")], "statuses": [
@@ -8559,6 +8570,7 @@ def network_ipam(subnets, ranges, gateways, auxiliary) -> list:
             raise DockerError(complaint % text)
 
     def holds(subnet, text, is_range=False):
+        """Whether a range or an address lies in a subnet."""
         network = interface(subnet, "invalid subnet: invalid CIDR address: %s").network
         if is_range or "/" in text:
             return interface(text).ip in network
@@ -8801,6 +8813,7 @@ class VolumeCommands(NetworkCommands):
             -f, --force   no complaint about volumes that do not exist (API 1.25)''')
 
         def remove(name):
+            """Remove one volume and print its name."""
             self.client.remove_volume(name, opts.force)
             self.print(name)
         self.each(opts.args, remove)
@@ -9020,6 +9033,7 @@ class SystemCommands(Cli):
         wire.sock.settimeout(None)
 
         def send():
+            """The thread: the input to the engine, and its end."""
             try:
                 while True:
                     data = os.read(self.in_.fileno(), MIB >> 2)

@@ -8658,7 +8658,7 @@ class EngineStreamTest(RealEngineCase):
         def script(terminal):
             terminal.expect("/ #")
             self.assertTrue(wait_until(lambda: resized(terminal), 10, pause=0.3))
-            terminal.send("stty size; echo a-$((1+1)); exit 7\n")
+            terminal.send("until [ \"$(stty size)\" = '30 100' ]; do sleep 0.1; done; stty size; echo a-$((1+1)); exit 7\n")
             terminal.expect("30 100\r\na-2")
         done = self.differential(*line.split(), runner=on_terminal(script, screen=False), wire=False, stdout=False, fails=True)
         self.assertEqual(done.status, 7)
