@@ -549,7 +549,7 @@ def pydock_command(name="docker"):
     if not _LAUNCHERS:
         _LAUNCHERS[None] = folder = scratch_folder("launcher", shared=True)
         shutil.copy(PYDOCK, os.path.join(folder, "pydock.py"))      # readable by any user, cache beside it
-        subprocess.check_call([sys.executable, "-c", "import pydock"], cwd=folder)
+        subprocess.check_call([sys.executable, "-m", "py_compile", "pydock.py"], cwd=folder)
     if name not in _LAUNCHERS:
         _LAUNCHERS[name] = os.path.join(_LAUNCHERS[None], name)
         with open(_LAUNCHERS[name], "w") as file:
