@@ -989,6 +989,7 @@ class ScriptedEngine:
     def _serve(self, sock, number):
         with self.lock:
             self.open.add(sock)
+        file = None
         try:
             if self.tls:
                 plain, sock = sock, self.context.wrap_socket(sock, server_side=True)
@@ -1022,6 +1023,8 @@ class ScriptedEngine:
                 self.open.discard(sock)
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
+            if file is not None:
+                file.close()        # it holds the descriptor, and PyPy collects late
             sock.close()
 
     def _choose(self, request):
