@@ -9605,21 +9605,31 @@ class StreamCommands(CreateCommands):
                 if not session.copy():
                     return 0
                 try:
-                    return ending.status()
+                    status = ending.status()
                 except DockerError as error:
                     said = "error" if isinstance(error, ConnectionFailed) else "Error"
                     self.warn("%s waiting for container: %s" % (said, error))
                     return 125
+            if removed and not self._is_removed_by_engine():
+                self.client.remove_container(container, v=True)
+            return status
+
+    def _is_removed_by_engine(self):
+        """Whether the engine itself removes a container that is to go with its end."""
+        return self.client.at_least("1.25")
 
     def _start(self, container, removed, opts, failure=None):
         """Start a container: its Ending, which was asked for before."""
-        ending = self.client.ending(container, "removed" if removed else "next-exit")
+        by_engine = removed and self._is_removed_by_engine()
+        ending = self.client.ending(container, "removed" if by_engine else "next-exit")
         try:
             self.client.start(container, getattr(opts, "checkpoint", ""), getattr(opts, "checkpoint_dir", ""))
         except DockerError as error:
             with ending:
-                if removed and isinstance(error, ApiError):
+                if by_engine and isinstance(error, ApiError):
                     ending.body.read()              # the engine is at it
+            if removed and not by_engine and isinstance(error, ApiError):
+                self.client.remove_container(container, v=True)
             raise failure(error) if failure else error
         return ending
 

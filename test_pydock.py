@@ -4085,6 +4085,18 @@ class StreamTest(DifferentialCase):
         self.play(stream_engine(UPGRADED, CLOSE, api=version, script=[("GET", "/events", events)]), *args,
                   wire=version > "1.30" or args[0] == "exec")
 
+    @rows(("1.24", answer(204), 7), ("1.12", answer(204), 7), ("1.24, no start", answer(500, {"message": "no"}), 125))
+    def test_removal_by_the_client(self, title, start, status):
+        """Engines before 1.25 leave containers of `--rm`."""
+        events = messages(0.2, {"status": "die", "Actor": {"Attributes": {"exitCode": "7"}}, "id": "c" * 64}, SILENCE)
+        engine = self.start(stream_engine(UPGRADED, CLOSE, api=title[:4], start=start, script=[
+            ("GET", "/events", events), ("DELETE", "/containers/c+", answer(204))]))
+        outcome = self.pydock("run", "--rm", "image", env={"DOCKER_HOST": engine.host})
+        self.assertEqual((outcome.status, outcome.stdout), (status, ""))
+        calls = [(call.method, call.query.get("v")) for call in engine.calls("/containers/c+")]
+        self.assertEqual(calls, [("DELETE", ["1"])])
+        self.assertNotIn(b'"AutoRemove":true', engine.calls("/containers/create")[0].body)
+
     @rows(("cut chunk", cut(chunked(*BOTH), -40)), ("no end", cut(chunked(*BOTH), -5)), ("dies", chunked(BOTH[0], 0.1, DIE)),
           ("one byte at a time", list(split(chunked(*BOTH)))), ("complaint", chunked(frame("bad", 3))))
     def test_logs(self, title, thing):
