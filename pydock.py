@@ -42,10 +42,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ApiError", "AuthConfig", "Body", "BuildContext", "BuildDisplay", "Client", "ConfigFile", "ConnectionFailed",
-    "DockerCli", "DockerError", "DockerIgnore", "Endpoint", "FlagSet", "Hijacked", "JsonStream", "NotFound",
-    "ProgressDisplay", "Reference", "StatusError", "StreamFailed", "TarStream", "Template", "TemplateError",
-    "Unauthorized", "UsageError", "decode_trace", "extract_tar", "main", "parse_host", "parse_reference",
-    "parse_repository_tag", "resolve_endpoint", "resolve_repository_name",
+    "DockerCli", "DockerError", "DockerIgnore", "Endpoint", "FlagSet", "Hijacked", "ImageStore", "JsonStream",
+    "Manifest", "NotFound", "ProgressDisplay", "Reference", "Registry", "RegistryError", "StatusError",
+    "StreamFailed", "TarStream", "Template", "TemplateError", "Unauthorized", "UsageError", "choose_platform",
+    "decode_trace", "extract_tar", "main", "parse_host", "parse_reference", "parse_repository_tag", "pull_image",
+    "push_image", "resolve_endpoint", "resolve_repository_name",
 ]
 
 
@@ -1731,9 +1732,9 @@ def parse_reference(text: str) -> Reference:
     return Reference(match.group("domain"), match.group("path"), match.group("tag") or "", digest)
 
 
-_ARCHITECTURES = {"i386": "386", "i686": "386", "x86_64": "amd64", "x86-64": "amd64", "amd64/v1": "amd64",
-                  "aarch64": "arm64", "arm64/8": "arm64/v8", "armhf": "arm", "armv7l": "arm", "armel": "arm/v6",
-                  "armv6l": "arm/v6"}
+_ARCHITECTURES = {"i386": "386", "i586": "386", "i686": "386", "x86_64": "amd64", "x86-64": "amd64",
+                  "amd64/v1": "amd64", "aarch64": "arm64", "arm64/8": "arm64/v8", "armhf": "arm", "armv7l": "arm",
+                  "armv8l": "arm/v8", "armel": "arm/v6", "armv6l": "arm/v6", "loongarch64": "loong64"}
 _SYSTEMS = {"macos": "darwin", "linux": "linux", "windows": "windows", "darwin": "darwin", "freebsd": "freebsd"}
 
 
@@ -2627,7 +2628,7 @@ def tls_context(tls: TlsSettings):
     except ImportError:
         raise DockerError("this Python has no ssl module, which TLS needs")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1
+    _refuse_old_tls(context)
     if not tls.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
@@ -2644,6 +2645,14 @@ def tls_context(tls: TlsSettings):
         except (ssl.SSLError, ValueError) as error:
             raise DockerError("Failed to initialize: " + _certificate_complaint(tls, error))
     return context
+
+
+def _refuse_old_tls(context):
+    import ssl
+    if hasattr(ssl, "TLSVersion"):
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    else:
+        context.options |= ssl.OP_NO_TLSv1 | ssl.OP_NO_TLSv1_1      # Python 3.6
 
 
 def _certificate_complaint(tls, error):
@@ -5183,6 +5192,19 @@ class _TarSource:
         self._at = at + size
         return self._data[at:at + size]
 
+    def blocks(self, size: int):
+        """Yield so many bytes as they come."""
+        while size:
+            if self._at == len(self._data):
+                pieces = next(self.spans, None)
+                if pieces is None:
+                    raise ConnectionFailed("unexpected EOF")
+                self._data, self._at = b"".join(pieces), 0
+            block = self._data[self._at:self._at + size]
+            self._at += len(block)
+            size -= len(block)
+            yield block
+
     def copy(self, descriptor: int, size: int) -> None:
         """Write so many bytes to a file."""
         data = self.read(min(size, len(self._data) - self._at))
@@ -5201,7 +5223,7 @@ class _TarSource:
 
 
 class _TarEntry:
-    __slots__ = ("name", "kind", "mode", "size", "mtime", "link", "device")
+    __slots__ = ("name", "kind", "mode", "size", "mtime", "link", "device", "owner", "place")
 
 
 def _tar_number(field):
@@ -5222,7 +5244,7 @@ def _pax_records(data):
             raise ValueError
         if key.startswith(b"GNU.sparse."):
             raise DockerError("sparse files in an archive are not understood")
-        if key in (b"path", b"linkpath", b"size", b"mtime"):
+        if key in (b"path", b"linkpath", b"size", b"mtime", b"uid", b"gid"):
             records[key] = value
         at = end
     return records
@@ -5254,9 +5276,10 @@ def _tar_entries(source):
                 name = head[345:500].partition(b"\0")[0] + b"/" + name
             entry.name = os.fsdecode(pax.get(b"path") or name)
             entry.link = os.fsdecode(pax.get(b"linkpath") or head[157:257].partition(b"\0")[0])
-            entry.kind = kind if kind != b"\0" else b"5" if name.endswith(b"/") else b"0"
+            entry.kind = kind if kind not in (b"\0", b"7") else b"5" if name.endswith(b"/") else b"0"
             entry.mode = _tar_number(head[100:108]) & 0o7777
             entry.size = int(pax[b"size"]) if b"size" in pax else size
+            entry.owner = tuple(int(pax.get(key) or _tar_number(head[at:at + 8])) for key, at in ((b"uid", 108), (b"gid", 116)))
             whole, _, part = pax[b"mtime"].partition(b".") if b"mtime" in pax else (_tar_number(head[136:148]), "", b"")
             entry.mtime = int(whole) * 10 ** 9 + int(part.ljust(9, b"0")[:9])
             if not 0 <= entry.mtime < 1 << 63:
@@ -9683,6 +9706,2386 @@ class StreamCommands(CreateCommands):
 class DockerCli(BuildCommands, StreamCommands, ImageCommands, ContainerCommands, CopyCommands, VolumeCommands,
                 SystemCommands):
     """The `docker` command line as an object: `DockerCli(sys.stdin, sys.stdout, sys.stderr).cmd("ps", "-q")`."""
+
+
+# ======================================================================================================================
+# 13  Registry
+# ======================================================================================================================
+#
+#   pull_image, push_image         Registry                                registry     token server     blob storage
+#     | manifest, blob, upload ----> _request ---- _exchange ----------------> |              |                |
+#     |                               |   ^------- 401 and its challenge ----- |              |                |
+#     |                               |----------- _fetch_token ----------------------------> |                |
+#     |                               |----------- with the token -----------> |              |                |
+#     |                               |   ^------- 307, Location: checked ---- |              |                |
+#     |                               |----------- without it --------------------------------------------->   |
+#     | <---------------------------- Body
+#
+# A blob's way into the store: what an earlier pull left is hashed again, the rest asked for with Range, written and
+# hashed as it comes; a cut leads back to the Range; a sum that is wrong after that, or an answer that does not continue
+# where it should, back to the first byte; the right sum into the store.
+
+INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+MANIFEST_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+_CONFIG_TYPES = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json",
+                 "application/octet-stream")    # the last: by Docker's first pushes of schema 2
+_HUB_HOSTS = {INDEX_NAME: "registry-1.docker.io"}
+_ANSWER_LIMIT = 4 * MIB                 # of what is read into memory; registries take no larger manifests
+_REDIRECTS = 10
+_TRIES = 5                              # of a request, or of a blob with no progress in between
+_PROGRESS = MIB                         # so many new bytes of a blob are progress
+_LONGEST_PAUSE = 60                     # seconds; a registry that asks for more is one that refuses
+_STALL = 60                             # seconds without a byte after which a connection counts as broken
+_CHUNK_SIZE = 16 * MIB                  # of an upload in chunks
+_CA_BUNDLES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem",
+               "/etc/ssl/ca-bundle.pem")        # for a Python that was built to look elsewhere
+
+
+class RegistryError(ApiError):
+    """A registry refused, or was not reached.
+
+    `code` is the registry's own (`DENIED`), if it gave one; `retry` says after how many seconds the same request may
+    have better luck, 0 where nobody knows, None where it will not.
+    """
+
+    def __init__(self, message: str, status: int = 500, code: str = "", retry: float = None):
+        super().__init__(status, message, message)
+        self.code = code
+        self.retry = retry
+
+
+class Manifest:
+    """A manifest or an index, as its registry sent it: `data`, and from it `media_type`, `digest` and `json`."""
+
+    def __init__(self, data: bytes, media_type: str = "", algorithm: str = "sha256"):
+        import hashlib
+        self.data = data
+        self.digest = "%s:%s" % (algorithm, hashlib.new(algorithm, data).hexdigest())
+        try:
+            self.json = json.loads(data.decode("utf-8"))
+            kind = self.json.get("mediaType")
+        except (ValueError, AttributeError, RecursionError):
+            raise RegistryError("the registry's manifest %s is no JSON object" % self.digest)
+        known = INDEX_TYPES + MANIFEST_TYPES
+        shape = INDEX_TYPES[0] if "manifests" in self.json else MANIFEST_TYPES[0] if "layers" in self.json else ""
+        self.media_type = next((t for t in (media_type, kind) if t in known), shape)
+        self.is_index = self.media_type in INDEX_TYPES
+        if not self.media_type or self.json.get("schemaVersion") == 1:
+            raise RegistryError("manifest %s is of schema 1, which is no longer supported: the image has to be pushed "
+                                "again, as schema 2 or OCI" % self.digest if self.json.get("schemaVersion") == 1 else
+                                "unsupported manifest media type " + go_quote(str(kind or media_type)))
+
+    @property
+    def descriptor(self) -> dict:
+        return {"mediaType": self.media_type, "digest": self.digest, "size": len(self.data)}
+
+    def parts(self, key: str) -> list:
+        """The descriptors under `layers` or `manifests`, or the one of `config`; RegistryError if they are none."""
+        found = self.json.get(key)
+        if key == "config" or not isinstance(found, list):
+            found = [found]
+        for part in found:
+            match = isinstance(part, dict) and re.match(r"(\w+):([0-9a-f]+)\Z", str(part.get("digest")))
+            if not match or len(match.group(2)) != _DIGEST_LENGTHS.get(match.group(1)) or (
+                    type(part.get("size")) is not int or part["size"] < 0 or
+                    not all(isinstance(part.get(about) or {}, dict) for about in ("platform", "annotations"))):
+                raise RegistryError("the manifest %s has no right descriptor in its %s" % (self.digest, key))
+        return found
+
+
+# -- platforms ---------------------------------------------------------------------------------------------------------
+
+
+def host_platform() -> str:
+    """The platform of images for this host: containers are Linux, whatever the host."""
+    return "linux/" + host_architecture()
+
+
+def _platform_key(system, arch, variant=""):
+    """A platform in its normal form, in which the usual variants have no name."""
+    arch, _, implied = _ARCHITECTURES.get(str(arch).lower(), str(arch).lower()).partition("/")
+    variant = re.sub(r"^(?=\d)", "v", str(variant or implied).lower())
+    if arch == "arm" and not variant:
+        variant = "v7"
+    elif (arch, variant) in (("arm64", "v8"), ("amd64", "v1")):
+        variant = ""
+    return str(system).lower(), arch, variant
+
+
+def _acceptable(platform):
+    """The platforms whose images run on `platform`, the best first."""
+    system, arch, variant = _platform_key(*platform.split("/"))
+    found, version = [(arch, variant)], int(variant[1:]) if re.match(r"v\d\Z", variant) else 0
+    if arch == "amd64":
+        found += [("amd64", "v%d" % n) for n in range(version - 1, 1, -1)] + [("amd64", ""), ("386", "")]
+    elif arch == "arm64":
+        found += [("arm64", "")]
+        version = 9
+    if arch in ("arm", "arm64"):
+        found += [("arm", "v%d" % n) for n in range(version - 1, 4, -1)]
+    return [(system,) + pair for pair in found]
+
+
+def choose_platform(index_json: dict, platform: str = "") -> dict:
+    """The descriptor in an index that fits `platform` best (default: `DOCKER_DEFAULT_PLATFORM`, or the host).
+
+    What describes another image, as attestations do, is never chosen.  RegistryError, with a list of what there is,
+    if nothing fits.
+    """
+    platform = normal_platform(platform or os.environ.get("DOCKER_DEFAULT_PLATFORM") or host_platform())
+    there = {}
+    for entry in index_json.get("manifests") or []:
+        about, notes = entry.get("platform") or {}, entry.get("annotations") or {}
+        if (entry.get("mediaType") or MANIFEST_TYPES[0]) in MANIFEST_TYPES + INDEX_TYPES and (
+                about.get("os") != "unknown" and notes.get("vnd.docker.reference.type") != "attestation-manifest"):
+            there.setdefault(_platform_key(*[about.get(key, "") for key in ("os", "architecture", "variant")]), entry)
+    wanted = _acceptable(platform)
+    if set(there) == {("", "", "")}:
+        wanted.append(("", "", ""))     # an index that says nothing of platforms, with one image
+    for key in wanted:
+        if key in there:
+            return there[key]
+    raise RegistryError("no matching manifest for %s in the manifest list entries: there is %s" % (
+        platform, ", ".join(sorted("/".join(filter(None, key)) or "one of no platform" for key in there)) or "none"),
+        404, "NO_PLATFORM")
+
+
+# -- hosts -------------------------------------------------------------------------------------------------------------
+
+
+def registry_settings() -> dict:
+    """What the engine's `daemon.json`, the host's and then the user's, says of registries, mirrors and transfers."""
+    settings = {}
+    for path in ("/etc/docker/daemon.json", os.path.join(_user_folder(), "daemon.json")):
+        try:
+            with open(path, encoding="utf-8") as file:
+                settings.update(json.load(file))
+        except OSError:
+            pass
+        except (ValueError, TypeError) as error:
+            raise DockerError("unable to read the settings in %s: %s" % (path, error))
+    return settings
+
+
+def _user_folder():
+    return os.path.join(os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config"), "docker")
+
+
+def _address(host):
+    """The IP address that a host's name is, or None."""
+    import ipaddress
+    try:
+        return ipaddress.ip_address((host or "").strip("[]"))
+    except ValueError:
+        return None
+
+
+def _is_loopback(host):
+    address = _address(host)
+    return host == "localhost" or bool(address and address.is_loopback)
+
+
+def _among(host, port, entries):
+    """Whether a host is in a list of names, `.domains`, addresses and networks, each with a port or without."""
+    import ipaddress
+    address = _address(host)
+    for entry in entries:
+        name, only = re.match(r"(?s)(?:.*://)?(\[.*\]|[^:]*|.*?)(?::(\d+))?/?\Z", entry.strip().lower()).groups()
+        if name and only in (None, str(port)):
+            try:
+                if address and address in ipaddress.ip_network(name.strip("[]"), strict=False):
+                    return True
+            except ValueError:
+                pass                    # a name
+            if name in ("*", host) or host.endswith("." + name.lstrip(".")) and name != host:
+                return True
+    return False
+
+
+def _origin(url):
+    """Scheme, host and port of a URL; ValueError for one that has none."""
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"https": 443}.get(parts.scheme, 80)
+
+
+def proxy_for(scheme: str, host: str, port: int) -> str:
+    """The URL of the proxy through which a host is reached: `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`; "" for none."""
+    proxy, excepted = [os.environ.get(name) or os.environ.get(name.lower()) or "" for name in (
+        scheme.upper() + "_PROXY", "NO_PROXY")]
+    if not proxy or _is_loopback(host) or _among(host, port, excepted.split(",")):
+        return ""
+    return proxy if "://" in proxy else "http://" + proxy
+
+
+def _challenges(values):
+    """The challenges in `WWW-Authenticate` headers: {scheme in small letters: its parameters}, the first of each."""
+    found, params = {}, {}
+    for value in values or ():
+        for name, equals, quoted, bare in re.findall(
+                r"([!#$%&'*+.^_`|~\w-]+)(?:\s*(=)\s*(?:\"((?:[^\"\\]|\\.)*)\"|([^\s,\"]*)))?", value):
+            if equals:
+                params[name.lower()] = re.sub(r"\\(.)", r"\1", quoted) or bare
+            else:
+                params = {}
+                found.setdefault(name.lower(), params)
+    return found
+
+
+class Registry:
+    """A registry, by the name that references have for it: `docker.io`, `quay.io`, `localhost:5000`.
+
+    Threads may share it; `abort` makes their transfers fail at once, `close` ends idle connections.  `insecure` allows
+    unverified TLS and plain HTTP, which registries on loopback and those in `insecure-registries` may speak anyway.
+    `certs` lists folders in the manner of `/etc/docker/certs.d`.  Every method raises RegistryError.
+    """
+
+    backoff = 1.0                       # seconds before the first repetition
+
+    def __init__(self, host: str, auth: AuthConfig = None, insecure: bool = False, certs=None, settings: dict = None):
+        import threading
+        self.settings = registry_settings() if settings is None else settings
+        self.auth = auth or AuthConfig()
+        self.certs = ["/etc/docker/certs.d", os.path.join(_user_folder(), "certs.d")] if certs is None else certs
+        scheme, _, rest = host.rpartition("://")
+        self.host = _HUB_HOSTS.get(rest, rest).rstrip("/")
+        _, name, port = _origin("https://" + self.host)
+        self.insecure = insecure or self._may_be_plain(name, port)
+        self._schemes = [scheme] if scheme else ["https", "http"] if self.insecure else ["https"]
+        self.mirrors = [Registry(url, settings={}, certs=self.certs) for url in (
+            self.settings.get("registry-mirrors") or () if rest == INDEX_NAME else ())]
+        self._lock, self._stopped = threading.RLock(), threading.Event()
+        self._idle = {}                 # {origin: connections that wait for a request}
+        self._wires = []                # all connections, for abort
+        self._contexts = {}             # {host and port: TLS context}
+        self._tokens = {}               # {scope: (Authorization, until when)}
+        self._bearer = None             # the parameters of the last Bearer challenge
+        self._met = set()               # the origins that have answered
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self) -> None:
+        """Hang up all connections."""
+        for wire in self._wires:
+            wire.hang_up()
+        self._idle.clear()
+        for mirror in self.mirrors:
+            mirror.close()
+
+    def abort(self) -> None:
+        """Make all that other threads do here fail, now."""
+        self._stopped.set()
+        for wire in list(self._wires):
+            try:
+                wire.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass                    # it was closed already
+        for mirror in self.mirrors:
+            mirror.abort()
+
+    # -- what a registry has -------------------------------------------------------------------------------------------
+
+    def ping(self) -> None:
+        """GET /v2/: whether this is a registry, and takes the credentials."""
+        self._request("GET", "/v2/").close()
+
+    def tags(self, repository: str) -> list:
+        """GET /v2/NAME/tags/list, and the pages that follow."""
+        found, path = [], "/v2/%s/tags/list" % repository
+        while path:
+            with self._request("GET", path, self._scope(repository)) as answer:
+                page = self._json(answer).get("tags") or ()
+                new = [tag for tag in page if isinstance(tag, str) and tag not in found]
+                link = re.match(r'\s*<([^>]*)>\s*;.*\brel="?next"?', answer.headers.get("Link", ""))
+                path = link and new and self._checked(link.group(1), answer.url)
+                found += new
+        return found
+
+    def search(self, term: str, limit: int = 25) -> list:
+        """GET /v1/search, which Docker Hub has under another host, and few others have at all."""
+        base = urlsplit(INDEX_SERVER) if self.host == _HUB_HOSTS[INDEX_NAME] else None
+        path = "/v1/search?" + urlencode([("q", term), ("n", limit)])
+        with self._request("GET", "%s://%s%s" % (base.scheme, base.netloc, path) if base else path) as answer:
+            return self._json(answer).get("results") or []
+
+    def manifest(self, repository: str, reference: str) -> Manifest:
+        """GET /v2/NAME/manifests/REFERENCE, a tag or a digest, verified."""
+        found = self._mirrored("manifest", repository, reference)
+        if found:
+            return found
+        path = "/v2/%s/manifests/%s" % (repository, reference)
+        for attempt in range(1, _TRIES + 1):
+            try:
+                with self._request("GET", path, self._scope(repository), _ACCEPT) as answer:
+                    data, headers = self._read(answer), answer.headers
+                break
+            except ConnectionFailed as error:
+                self.pause(error, attempt)
+        wanted = reference if ":" in reference else headers.get("Docker-Content-Digest") or ""
+        algorithm = wanted.partition(":")[0]
+        kind = headers.get("Content-Type", "").partition(";")[0].strip()
+        found = Manifest(data, kind, algorithm if algorithm in _DIGEST_LENGTHS else "sha256")
+        if algorithm in _DIGEST_LENGTHS and found.digest != wanted:
+            raise RegistryError("manifest verification failed for digest " + wanted)
+        return found
+
+    def manifest_digest(self, repository: str, reference: str) -> str:
+        """HEAD /v2/NAME/manifests/REFERENCE: the digest, or "" from a registry that does not say."""
+        found = self._mirrored("manifest_digest", repository, reference)
+        if found:
+            return found
+        path = "/v2/%s/manifests/%s" % (repository, reference)
+        with self._request("HEAD", path, self._scope(repository), _ACCEPT) as answer:
+            return answer.headers.get("Docker-Content-Digest") or ""
+
+    def blob(self, repository: str, digest: str, offset: int = 0) -> Body:
+        """GET /v2/NAME/blobs/DIGEST, from `offset` on if the registry can (then the Body's `status` is 206)."""
+        return self._mirrored("blob", repository, digest, offset) or self._request(
+            "GET", "/v2/%s/blobs/%s" % (repository, digest), self._scope(repository),
+            {"Range": "bytes=%d-" % offset} if offset else {}, good=(200, 206), tries=1)
+
+    def _mirrored(self, method, *args):
+        """What a mirror answers; None if there is none, or none any more: one that fails is asked no more."""
+        for mirror in list(self.mirrors):
+            try:
+                return getattr(mirror, method)(*args)
+            except DockerError:
+                self.mirrors.remove(mirror)
+        return None
+
+    def has_blob(self, repository: str, digest: str) -> bool:
+        """HEAD /v2/NAME/blobs/DIGEST."""
+        with self._request("HEAD", "/v2/%s/blobs/%s" % (repository, digest), self._scope(repository, "pull,push"),
+                           good=(200, 404)) as answer:
+            return answer.status == 200
+
+    # -- what one gives to it ------------------------------------------------------------------------------------------
+
+    def put_manifest(self, repository: str, reference: str, data: bytes, media_type: str) -> str:
+        """PUT /v2/NAME/manifests/REFERENCE; the digest, as the registry has it."""
+        headers = {"Content-Type": media_type}
+        with self._request("PUT", "/v2/%s/manifests/%s" % (repository, reference), self._scope(repository, "pull,push"),
+                           headers, data, good=(200, 201, 202)) as answer:
+            return answer.headers.get("Docker-Content-Digest") or ""
+
+    def upload_blob(self, repository: str, digest: str, size: int, open_source, mount=(), progress=None) -> str:
+        """Put a blob into a repository; returns the repository it was mounted from, "" if it was sent.
+
+        `open_source()` gives the blob as a binary file; `mount` names repositories here that may have it;
+        `progress(bytes sent)` is told how it goes.
+        """
+        scope, path = self._scope(repository, "pull,push"), "/v2/%s/blobs/uploads/" % repository
+        place, least = None, ""
+        for other in mount:
+            try:
+                with self._request("POST", path + "?" + urlencode([("mount", digest), ("from", other)]),
+                                   scope + " " + self._scope(other), good=(201, 202), tries=1) as answer:
+                    if answer.status == 201:
+                        return other
+                    place = self._location(answer)
+                    break
+            except RegistryError:
+                pass                    # a registry that cannot mount, or not from there: the blob is sent
+        offset, chunk, attempt, reached = 0, size, 0, 0
+        while True:
+            try:
+                if not place:
+                    with self._request("POST", path, scope, good=(202,)) as answer:
+                        place, offset = self._location(answer), 0
+                        least = answer.headers.get("OCI-Chunk-Min-Length", "")
+                if offset or chunk < size:
+                    place, offset = self._send_chunk(place, scope, open_source, offset, min(chunk, size - offset),
+                                                     progress)
+                    if offset < size:
+                        continue
+                rest = size - offset
+                final = "%s%s%s" % (place, "&" if "?" in place else "?", urlencode([("digest", digest)]))
+                self._request("PUT", final, scope, {"Content-Type": "application/octet-stream"},
+                              self._part(open_source, offset, rest, progress), rest, (201, 204), 1).close()
+                return ""
+            except (RegistryError, ConnectionFailed) as error:
+                status = getattr(error, "status", 0)
+                if place and (status in (404, 413, 416) or status == 400 and offset):
+                    error.retry = 0     # a lost upload, one too large for one request, or one resumed wrongly
+                attempt = 1 if offset >= reached + _PROGRESS else attempt + 1
+                reached = max(reached, offset)
+                self.pause(error, attempt)
+                chunk = max(_CHUNK_SIZE, int(least) if least.isdigit() else 0)
+                place, offset = self._uploaded(place, scope, size) if place else (None, 0)
+
+    def _send_chunk(self, place, scope, open_source, offset, length, progress):
+        """PATCH one chunk; where the next one goes, and from which byte on."""
+        headers = {"Content-Type": "application/octet-stream", "Content-Range": "%d-%d" % (offset, offset + length - 1)}
+        with self._request("PATCH", place, scope, headers, self._part(open_source, offset, length, progress), length,
+                           (202, 204), 1) as answer:
+            count = self._count(answer) or offset + length
+            if count > offset + length:
+                raise RegistryError("the registry counts more bytes than it was sent", 416, retry=0)
+            return self._location(answer), count
+
+    def _uploaded(self, place, scope, size):
+        """Ask how far an upload got: (where it goes on, from which byte); (None, 0) if it has to begin again."""
+        try:
+            with self._request("GET", place, scope, good=(204, 202, 200), tries=1) as answer:
+                count = self._count(answer)
+                return (self._location(answer), count) if 1 < count <= size else (None, 0)
+        except (RegistryError, ConnectionFailed):
+            return None, 0
+
+    @staticmethod
+    def _count(answer):
+        """The bytes of an upload that the registry has; 1 may mean none, for "0-0" is how both look."""
+        end = re.match(r"(?:bytes=)?0-(\d+)\Z", answer.headers.get("Range", ""))
+        return int(end.group(1)) + 1 if end else 0
+
+    @staticmethod
+    def _part(open_source, offset, length, progress):
+        """A function that opens the blob once more, as an iterable of the blocks of a stretch."""
+        def blocks():
+            with open_source() as file:
+                file.seek(offset)
+                left = length
+                while left:
+                    block = file.read(min(left, MIB))
+                    if not block:
+                        raise DockerError("the blob became shorter while it was sent")
+                    left -= len(block)
+                    yield block
+                    if progress:
+                        progress(offset + length - left)
+        return blocks
+
+    def _location(self, answer):
+        return self._checked(answer.headers.get("Location") or "", answer.url)
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _scope(repository, actions="pull"):
+        return "repository:%s:%s" % (repository, actions)
+
+    def pause(self, error: DockerError, attempt: int, tell=None) -> None:
+        """Wait before what has failed `attempt` times is done again; raises the error if there is no use in it."""
+        retry = getattr(error, "retry", 0)
+        if retry is None or attempt >= _TRIES or self._stopped.is_set():
+            raise error
+        import random
+        seconds = retry or self.backoff * min(2 ** (attempt - 1), 30) * random.uniform(0.5, 1)
+        if tell:
+            tell(seconds)
+        if self._stopped.wait(seconds):
+            raise error
+
+    def _request(self, method, path, scope="", headers=None, body=None, length=None, good=(200,), tries=_TRIES):
+        """One request, with what it takes to be let in; its answer's Body, which knows its `url`.
+
+        `path` may be a whole URL.  `body` is bytes, or a function that gives an iterable of `length` bytes.
+        """
+        attempt = 0
+        while True:
+            try:
+                self._settle()
+                base = self.base
+                url = path if "://" in path else base + path
+                own = _origin(url) == _origin(base)
+                for last in (False, True):
+                    secret = self._authorization(scope) if own else ""
+                    answer = self._follow(method, url, headers, secret, body, length)
+                    if answer.status in good:
+                        return answer
+                    with answer:
+                        if answer.status != 401 or last or not own or _origin(answer.url) != _origin(base):
+                            raise self._refusal(answer, method)
+                        refusal = self._refusal(answer, method)
+                        try:
+                            self._authorize(_challenges(answer.headers.get_all("WWW-Authenticate")), scope, secret, refusal)
+                        except RegistryError as error:
+                            if error is refusal:
+                                raise
+                            raise RegistryError('%s "%s": %s' % (method.title(), url, error), error.status, error.code,
+                                                error.retry)
+            except (RegistryError, ConnectionFailed) as error:
+                attempt += 1
+                if attempt >= tries:
+                    raise
+                self.pause(error, attempt)
+
+    @property
+    def base(self) -> str:
+        """The URL that paths are put behind."""
+        return "%s://%s" % (self._schemes[0], self.host)
+
+    def _settle(self):
+        """Find out whether a registry that may be insecure speaks TLS."""
+        if len(self._schemes) > 1:
+            with self._lock:
+                if len(self._schemes) == 1:
+                    return
+                origin = _origin(self.base)
+                try:
+                    self._idle.setdefault(origin, []).append(self._dial(*origin))
+                    del self._schemes[1:]
+                except OSError as error:
+                    if getattr(error, "reason", "") == "CERTIFICATE_VERIFY_FAILED":
+                        raise self._failure("GET", self.base + "/v2/", error)
+                    del self._schemes[0]
+
+    def _follow(self, method, url, headers, secret, body=None, length=None):
+        """A request, and where redirects lead it: `secret` goes to the first host only, and so do bodies of bytes."""
+        home = _origin(url)
+        for _ in range(_REDIRECTS):
+            head = dict(headers or ())
+            if secret and _origin(url) == home:
+                head["Authorization"] = secret
+            answer = self._exchange(method, url, head, body, length)
+            answer.url = url
+            if answer.status not in (301, 302, 303, 307, 308) or not answer.headers.get("Location") or (
+                    method not in ("GET", "HEAD") and (answer.status < 307 or isinstance(body, bytes))):
+                return answer
+            with answer:
+                self._rest(answer)
+                url = self._location(answer)
+        raise RegistryError('%s "%s": stopped after %d redirects' % (method.title(), url, _REDIRECTS))
+
+    def _checked(self, location, base, secret=False):
+        """A URL that an answer names, made whole; RegistryError if it must not be followed.
+
+        TLS is never left.  The address of a private network is one for registries that are in such a network.  Where
+        a secret is to go, plain HTTP needs a host that may speak it.
+        """
+        from urllib.parse import urljoin
+        was, home, _ = _origin(base)
+        try:
+            url = urljoin(base, location)
+            scheme, host, port = _origin(url)
+            url.encode("ascii")
+        except ValueError:
+            url = scheme = host = port = ""
+        near, far = _address(home), _address(host)
+        if scheme not in ("http", "https") or not host or "@" in urlsplit(url).netloc or re.search(r"[\0- \x7f]", url):
+            wrong = "which is no web address"
+        elif scheme == "http" and was == "https":
+            wrong = "which leaves TLS"
+        elif scheme == "http" and secret and host != home and not self._may_be_plain(host, port):
+            wrong = "to which credentials would go unencrypted"
+        elif host != home and (host == "localhost" or far and not far.is_global) and not (
+                home == "localhost" or near and not near.is_global):
+            wrong = "an address in a private network"
+        else:
+            return url
+        raise RegistryError("the registry %s sends us to %s, %s" % (self.host, go_quote(location), wrong))
+
+    def _may_be_plain(self, host, port):
+        return _is_loopback(host) or _among(host, port, self.settings.get("insecure-registries") or ())
+
+    # -- authorization -------------------------------------------------------------------------------------------------
+
+    def _authorization(self, scope):
+        """The `Authorization` for a scope; "" while nothing was asked for."""
+        if self.auth.registrytoken:
+            return "Bearer " + self.auth.registrytoken
+        with self._lock:
+            secret, until = self._tokens.get(scope) or self._tokens.get("*") or ("", 0)
+            if self._bearer and scope and time.monotonic() >= until:
+                self._authorize({"bearer": self._bearer}, scope, secret, None)
+                secret = self._tokens[scope][0]
+            return secret
+
+    def _authorize(self, challenges, scope, refused, refusal):
+        """Answer a challenge, unless another thread did so since `refused` was sent; the `refusal`, if that is no use."""
+        with self._lock:
+            secret, until = self._tokens.get(scope) or self._tokens.get("*") or ("", 0)
+            if secret != refused and time.monotonic() < until:
+                return
+            bearer = challenges.get("bearer")
+            if self.auth.registrytoken or not challenges:
+                raise refusal
+            if bearer and bearer.get("realm"):
+                try:
+                    self._tokens[scope] = self._fetch_token(bearer, scope or bearer.get("scope", ""))
+                    self._bearer = bearer
+                    return
+                except RegistryError:
+                    if "basic" not in challenges or not self.auth.username:
+                        raise
+            if "basic" not in challenges:
+                raise RegistryError("unsupported authentication: " + ", ".join(sorted(challenges)), 401)
+            if not self.auth.username:
+                raise RegistryError("no basic auth credentials", 401, "UNAUTHORIZED")
+            self._tokens["*"] = self._basic(), float("inf")
+
+    def _basic(self):
+        pair = "%s:%s" % (self.auth.username, self.auth.password)
+        return "Basic " + base64.b64encode(pair.encode("utf-8", "surrogateescape")).decode("ascii")
+
+    def _fetch_token(self, bearer, scope):
+        """Ask the token server: (Authorization, until when it is good)."""
+        realm = self._checked(bearer["realm"], self.base + "/v2/", bool(self.auth))
+        pairs = [("service", bearer["service"])] if bearer.get("service") else []
+        if self.auth.identitytoken:
+            pairs += [("grant_type", "refresh_token"), ("refresh_token", self.auth.identitytoken),
+                      ("client_id", "pydock")] + ([("scope", scope)] if scope else [])
+            answer = self._follow("POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, "",
+                                  urlencode(pairs).encode())
+        else:
+            pairs += [("scope", one) for one in scope.split()]
+            secret = self._basic() if self.auth.username else ""
+            pairs += [("account", self.auth.username)] if secret else []
+            answer = self._follow("GET", "%s%s%s" % (realm, "&" if "?" in realm else "?", urlencode(pairs)), {}, secret)
+        with answer:
+            if answer.status != 200:
+                raise self._refusal(answer, "GET")
+            found = self._json(answer)
+        token = found.get("token") or found.get("access_token")
+        if not isinstance(token, str) or not re.match(r"[!-~]+\Z", token):
+            raise RegistryError("the token server %s gives no token" % realm)
+        seconds = found.get("expires_in")
+        seconds = max(seconds, 60) if isinstance(seconds, (int, float)) else 60
+        return "Bearer " + token, time.monotonic() + seconds * 0.9
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _rest(answer):
+        """What a refusal says, as far as it comes, so that the connection can serve again."""
+        try:
+            return answer.read(ERROR_BODY_LIMIT)
+        except ConnectionFailed:
+            return b""
+
+    @staticmethod
+    def _read(answer):
+        parts, size = [], 0
+        for block in answer:
+            parts.append(block)
+            size += len(block)
+            if size > _ANSWER_LIMIT:
+                raise RegistryError("the answer to %s is longer than %d bytes" % (answer.url, _ANSWER_LIMIT))
+        return b"".join(parts)
+
+    def _json(self, answer):
+        try:
+            found = json.loads(self._read(answer).decode("utf-8"))
+            return found if isinstance(found, dict) else {}
+        except (ValueError, RecursionError):
+            raise RegistryError("the answer to %s is no JSON" % answer.url)
+
+    def _refusal(self, answer, method, data=None):
+        """The error that an answer stands for, in the words that the engine has for it."""
+        status = answer.status
+        data = self._rest(answer) if data is None else data
+        bearer = _challenges(answer.headers.get_all("WWW-Authenticate")).get("bearer", {}) if status == 401 else {}
+        texts, code = [], ""
+        try:
+            said = json.loads(data.decode("utf-8"))
+            for item in said.get("errors") or ():
+                name = str(item.get("code") or "unknown")
+                code = code or name
+                texts.append("%s: %s" % (name.lower().replace("_", " "), item.get("message") or name.lower()))
+            details = said.get("details") or said.get("error_description")
+            if details and not texts:
+                code = {401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}.get(status, "")
+                texts = ["%s: %s" % (code.lower() or "unknown", details)]
+        except (ValueError, AttributeError, TypeError, RecursionError):
+            pass
+        if bearer.get("error") == "insufficient_scope":
+            code, texts = "DENIED", ["denied: requested access to the resource is denied"]
+        elif status == 401 and not texts:
+            code, texts = "UNAUTHORIZED", ["unauthorized: authentication required"]
+        elif status == 429 and not texts:
+            code, texts = "TOOMANYREQUESTS", ["toomanyrequests: " + (
+                data[:1000].decode("utf-8", "replace").strip() or "too many requests")]
+        elif status == 404 and "/manifests/" in answer.url and not texts:
+            code, texts = "MANIFEST_UNKNOWN", ["manifest unknown: manifest unknown"]
+        text = texts[0] if len(texts) == 1 else "errors:\n%s\n" % "\n".join(texts) if texts else (
+            "received unexpected HTTP status: %d %s" % (status, http.client.responses.get(status, "")))
+        retry = None
+        if status in (408, 425, 429) or status >= 500 and status != 501:
+            retry = _retry_after(answer.headers.get("Retry-After"))
+            spent = re.match(r"0\b", answer.headers.get("ratelimit-remaining", "")) or "pull rate limit" in text
+            if retry > _LONGEST_PAUSE or spent and not retry:
+                retry = None
+        return RegistryError(text, status, code, retry)
+
+    # -- connections ---------------------------------------------------------------------------------------------------
+
+    def _exchange(self, method, url, headers, body=None, length=None):
+        """Send a request and read the head of its answer, on an idle connection if there is one."""
+        origin = _origin(url)
+        idle = self._idle.setdefault(origin, [])
+        while True:
+            if self._stopped.is_set():
+                raise RegistryError("the transfer was stopped")
+            reused = True
+            try:
+                wire = idle.pop()
+                if wire.answered():
+                    wire.hang_up()      # the registry closed it
+                    continue
+            except IndexError:
+                wire, reused = None, False
+            try:
+                wire = wire or self._dial(*origin)
+                response = self._talk(wire, method, url, headers, body, length)
+                self._met.add(origin)
+                return Body(wire, response, idle.append)
+            except (OSError, http.client.HTTPException) as error:
+                if wire:
+                    wire.hang_up()
+                if not reused or callable(body) or not isinstance(error, _HUNG_UP):
+                    raise self._failure(method, url, error, wire)
+            except BaseException:
+                if wire:
+                    wire.hang_up()
+                raise
+
+    def _talk(self, wire, method, url, headers, body, length):
+        parts = urlsplit(url)
+        target = (parts.path or "/") + (parts.query and "?" + parts.query)
+        exchange = _Exchange(wire)
+        head = {"Host": parts.netloc, "User-Agent": "pydock/%s (%s)" % (__version__, sys.platform)}
+        if wire.proxy and parts.scheme == "http":
+            target = "http://%s%s" % (parts.netloc, target)
+            head.update(_proxy_headers(wire.proxy))
+        exchange.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        if isinstance(body, bytes) or body is None and method not in ("GET", "HEAD"):
+            length = len(body or b"")
+        if length is not None:
+            head["Content-Length"] = str(length)
+        head.update(headers)
+        for name, value in head.items():
+            exchange.putheader(name, value)
+        broken = None
+        try:
+            exchange.endheaders(body if isinstance(body, bytes) else None)
+            if callable(body):
+                send_body(wire, body(), length)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            broken = error              # the registry may have said why before it closed
+        try:
+            response = exchange.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            raise broken or error
+        if wire.tap.at_end or response.headers.defects:
+            raise http.client.HTTPException("unexpected EOF")
+        return response
+
+    def _dial(self, scheme, host, port):
+        """Connect, through a proxy where one is named; OSError if that fails."""
+        proxy = proxy_for(scheme, host, port)
+        context = self._tls(host, port) if scheme == "https" else None
+        where = _origin(proxy) if proxy else (scheme, host, port)
+        if where[0] != "http" and proxy:
+            raise DockerError("a proxy of the kind %s is not supported: %s" % (where[0], _without_password(proxy)))
+        sock = socket.create_connection(where[1:], CONNECT_TIMEOUT)
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if proxy and context:
+                _connect_through(sock, host, port, proxy)
+            wire = TlsWire(sock, context, host) if context else Wire(sock)
+            sock.settimeout(_STALL)
+        except BaseException:
+            sock.close()
+            raise
+        wire.proxy = proxy
+        self._wires.append(wire)
+        if self._stopped.is_set():
+            self.abort()                # which came while this one was on its way
+        return wire
+
+    def _tls(self, host, port):
+        """The TLS context for a host: the system's authorities and what certs.d has for it."""
+        with self._lock:
+            if (host, port) not in self._contexts:
+                names = ["%s:%d" % (host, port)] + ([host] if port == 443 else [])
+                folders = [os.path.join(base, name) for base in self.certs for name in names]
+                files = [os.path.join(folder, name) for folder in folders if os.path.isdir(folder)
+                         for name in sorted(os.listdir(folder))]
+                authorities = [path for path in files if path.endswith(".crt")]
+                own = _origin("https://" + self.host)[1:] == (host, port)
+                plain = self.insecure if own else self._may_be_plain(host, port)
+                context = tls_context(TlsSettings(verify=bool(authorities) or not plain))
+                if not context.cert_store_stats()["x509_ca"] and not os.environ.get("SSL_CERT_FILE"):
+                    authorities += [path for path in _CA_BUNDLES if os.path.exists(path)][:1]
+                for path in authorities + [path for path in files if path.endswith(".cert")]:
+                    try:
+                        if path.endswith(".cert"):
+                            context.load_cert_chain(path, path[:-len("cert")] + "key", lambda: "")
+                        else:
+                            context.load_verify_locations(path)
+                    except (OSError, ValueError) as error:
+                        raise DockerError("the certificate %s cannot be used: %s" % (
+                            path, getattr(error, "reason", None) or error))
+                self._contexts[host, port] = context
+            return self._contexts[host, port]
+
+    def _failure(self, method, url, error, wire=None):
+        """Why there is no answer, as Go says it; worth another try if the host has answered before."""
+        scheme, host, port = _origin(url)
+        reason, retry = _tls_reason(error), 0 if _origin(url) in self._met else None
+        if isinstance(error, socket.gaierror):
+            text = "dial tcp: lookup %s: no such host" % host
+        elif reason:
+            text, retry = reason, None if "certificate" in reason else retry
+        elif isinstance(error, http.client.RemoteDisconnected):
+            text, retry = "EOF", 0
+        elif isinstance(error, http.client.HTTPException):
+            text, retry = "net/http: HTTP/1.x transport connection broken: %s" % error, 0
+        elif wire or error.errno is None:
+            text, retry = os_error_text(error), 0 if wire else retry
+        else:
+            text = "dial tcp %s:%s: connect: %s" % (host, port, os_error_text(error))
+        place = "%s://%s/v2/" % (scheme, urlsplit(url).netloc) if not wire else _without_password(url)
+        return RegistryError('%s "%s": %s' % ("Get" if not wire else method.title(), place, text), retry=retry)
+
+
+_ACCEPT = {"Accept": ", ".join(INDEX_TYPES + MANIFEST_TYPES)}
+
+
+def _retry_after(text):
+    """The seconds that a `Retry-After` header asks for, as a number or a date; 0 for none."""
+    if not text or text.strip().isdigit():
+        return int(text or 0)
+    from email.utils import parsedate_to_datetime
+    try:
+        return max(0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, IndexError):
+        return 0
+
+
+def _without_password(url):
+    return re.sub(r"//[^/@]*@", "//", url)
+
+
+def _proxy_headers(proxy):
+    from urllib.parse import unquote
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return {}
+    pair = "%s:%s" % (unquote(parts.username), unquote(parts.password or ""))
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode("utf-8")).decode("ascii")}
+
+
+def _connect_through(sock, host, port, proxy):
+    """CONNECT to a host through an HTTP proxy; OSError if the proxy refuses."""
+    place = "%s:%d" % ("[%s]" % host if ":" in host else host, port)
+    lines = ["CONNECT %s HTTP/1.1" % place, "Host: " + place]
+    lines += ["%s: %s" % pair for pair in _proxy_headers(proxy).items()]
+    sock.sendall(("\r\n".join(lines) + "\r\n\r\n").encode("ascii"))
+    head = b""
+    while b"\r\n\r\n" not in head:      # the host says nothing before we do, so no byte of it can be in here
+        data = sock.recv(4096)
+        head += data
+        if not data or len(head) > 65536:
+            raise OSError("proxyconnect tcp: EOF")
+    line = head.partition(b"\r\n")[0].decode("latin-1")
+    if not re.match(r"HTTP/1\.\d 2\d\d\b", line):
+        raise OSError("proxyconnect tcp: " + line.partition(" ")[2])
+
+
+# -- pull and push -----------------------------------------------------------------------------------------------------
+
+
+def _in_parallel(registry, count, job, items):
+    """Do `job` with each item, `count` at a time; the first failure stops the others and is raised."""
+    import threading
+    waiting, failures = list(reversed(items)), []
+
+    def work():
+        while not failures:
+            try:
+                job(waiting.pop())
+            except IndexError:
+                return
+            except BaseException as error:
+                failures.append(error)
+                registry.abort()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in items[:count]]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException as error:      # Ctrl-C
+        failures.append(error)
+        registry.abort()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+class _Meter:
+    """Tells how far a blob is, in the engine's words, ten times a second at most."""
+
+    def __init__(self, report, part, status, digest=None):
+        self.report, self.status, self.total = report, status, part["size"]
+        self.id = (digest or part["digest"]).partition(":")[2][:12]
+        self.next = 0
+
+    def __call__(self, current):
+        now = time.monotonic()
+        if now >= self.next:
+            self.next = now + 0.1
+            self.tell(self.status, {"current": current, "total": self.total})
+
+    def tell(self, status, detail=None):
+        if self.report:
+            self.report({"status": status, "progressDetail": detail or {}, "id": self.id})
+
+    def retrying(self, seconds):
+        self.tell("Retrying in %d second%s" % (-(-seconds // 1), "" if seconds <= 1 else "s"))
+
+
+def pull_image(registry: Registry, reference: Reference, platform: str, store, report) -> None:
+    """Bring an image into `store`, an ImageStore: layers in parallel, resumed and verified.
+
+    `platform` chooses from an index ("" is for this host); `report` is called with the messages of the engine's API,
+    from several threads.  Raises RegistryError in the engine's words.
+    """
+    reference = reference.with_default_tag()
+    try:
+        _pull(registry, reference, platform, store, report)
+    except RegistryError as error:
+        raise _in_words_of_pull(error, reference)
+
+
+def _in_words_of_pull(error, reference):
+    name = reference.familiar_name
+    text = {"DENIED": "pull access denied for %s, repository does not exist or may require 'docker login'" % name,
+            "MANIFEST_UNKNOWN": "manifest for %s%s not found" % (
+                name, "@" + reference.digest if reference.digest else ":" + reference.tag),
+            "NAME_UNKNOWN": "repository %s not found" % name}.get(error.code)
+    return RegistryError("%s: %s" % (text, error), 404, error.code) if text else error
+
+
+def _pull(registry, reference, platform, store, report):
+    repository, wanted = reference.path, reference.digest or reference.tag
+    suffix = "@" + reference.digest if reference.digest else ":" + reference.tag
+    name, shown = reference.name + suffix, reference.familiar_name + suffix
+    record = _kept(store, name)
+    digest = ""
+    if record:
+        try:
+            digest = registry.manifest_digest(repository, wanted)
+        except RegistryError:
+            pass                        # the answer to a GET says why
+    current = bool(digest) and _is_of(record, digest, reference, platform)
+    if not current:
+        top = registry.manifest(repository, wanted)
+        digest = top.digest
+        manifest = _image_manifest(registry, repository, top, platform, store)
+    report({"status": "Pulling from " + repository, "id": name if reference.digest else reference.tag})
+    if not current:
+        with store.keep([manifest.digest] + [part["digest"] for part in manifest.parts("config") +
+                                             manifest.parts("layers")]):
+            _fetch_image(registry, repository, manifest, store, report)
+            store.put_image(None if reference.digest else name, manifest.descriptor,
+                            "%s@%s" % (reference.name, digest))
+        current = bool(record) and record.id == manifest.json["config"]["digest"]
+    report({"status": "Digest: " + digest})
+    report({"status": "Status: %s for %s" % ("Image is up to date" if current else "Downloaded newer image", shown)})
+
+
+def _kept(store, name):
+    """The image of a name, with all of its blobs, or None."""
+    try:
+        record = store.resolve(name)
+        return record if all(map(store.has_blob, record.blobs)) else None
+    except DockerError:
+        return None
+
+
+def _is_of(record, digest, reference, platform):
+    """Whether an image in the store is what the registry's `digest`, a manifest's or an index's, means here."""
+    wanted = platform or os.environ.get("DOCKER_DEFAULT_PLATFORM") or host_platform()
+    return record.manifest["digest"] == digest or "%s@%s" % (reference.name, digest) in record.digests and (
+        _platform_key(*record.platform.split("/")) == _acceptable(normal_platform(wanted))[0])
+
+
+def _image_manifest(registry, repository, manifest, platform, store):
+    """Go from an index to the image for a platform."""
+    for _ in range(4):
+        if not manifest.is_index:
+            manifest.parts("layers")
+            if manifest.parts("config")[0].get("mediaType") not in _CONFIG_TYPES:
+                raise RegistryError("this is no container image: its configuration is of the type " + go_quote(
+                    str(manifest.json["config"].get("mediaType"))))
+            return manifest
+        manifest.parts("manifests")
+        about = choose_platform(manifest.json, platform)
+        if store.has_blob(about["digest"]):
+            manifest = Manifest(store.read_blob(about["digest"]), about.get("mediaType", ""))
+        else:
+            manifest = registry.manifest(repository, about["digest"])
+    raise RegistryError("an index of indexes that does not end")
+
+
+def _fetch_image(registry, repository, manifest, store, report):
+    """Bring all blobs of an image into the store, the manifest last."""
+    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-downloads") or 3)
+    missing, meters = [], {}
+    for layer in manifest.parts("layers"):
+        if layer["digest"] in meters:
+            continue                    # one layer twice
+        meter = meters[layer["digest"]] = _Meter(report, layer, "Downloading")
+        if store.has_blob(layer["digest"]):
+            meter.tell("Already exists")
+        else:
+            meter.tell("Pulling fs layer")
+            missing.append(layer)
+    for layer in missing[slots:]:
+        meters[layer["digest"]].tell("Waiting")
+
+    def fetch(layer):
+        meter = meters[layer["digest"]]
+        _fetch_blob(registry, repository, layer, store, meter)
+        meter.tell("Pull complete")
+
+    _fetch_blob(registry, repository, config, store, _Meter(None, config, ""))
+    if len(_diff_ids(store, config["digest"])) != len(manifest.json["layers"]):
+        raise RegistryError("layers from manifest don't match image configuration")
+    _in_parallel(registry, slots, fetch, missing)
+    store.add_blob(manifest.data)
+
+
+def _diff_ids(store, digest):
+    """The digests of an image's layers, unpacked, as its configuration lists them."""
+    try:
+        return [str(diff) for diff in json.loads(store.read_blob(digest).decode("utf-8"))["rootfs"]["diff_ids"]]
+    except (ValueError, LookupError, TypeError):
+        raise RegistryError("invalid rootfs in image configuration")
+
+
+def _fetch_blob(registry, repository, part, store, meter):
+    """Bring one blob into the store: go on where an earlier attempt ended, verify, try again where that may help."""
+    digest, size, attempt, reached = part["digest"], part["size"], 0, 0
+    with store.ingest(digest, size) as blob:
+        while not blob.done:
+            start = blob.offset
+            try:
+                if start < size:
+                    with registry.blob(repository, digest, start) as body:
+                        _find_place(body, blob, size)
+                        for pieces in body.spans():
+                            for piece in pieces:
+                                blob.write(piece)
+                            meter(blob.offset)
+            except (RegistryError, ConnectionFailed) as error:
+                if getattr(error, "status", 0) == 416:
+                    blob.restart()
+                    error.retry = 0
+                attempt = 1 if blob.offset >= reached + _PROGRESS else attempt + 1
+                reached = max(reached, blob.offset)
+                if attempt > 1:
+                    del registry.mirrors[:]
+                registry.pause(error, attempt, meter.retrying)
+                continue
+            meter.tell("Verifying Checksum")
+            try:
+                blob.commit()
+            except DockerError:
+                if not start:
+                    raise               # else what was there before may be to blame: once more, from the first byte
+    meter.tell("Download complete")
+
+
+def _find_place(body, blob, size):
+    """Check that an answer goes on where a blob's writer is; a whole one makes it begin again."""
+    if body.status == 206:
+        part = re.match(r"bytes (\d+)-(\d+)/(\d+|\*)\Z", body.headers.get("Content-Range") or "")
+        if not part or int(part.group(1)) != blob.offset or int(part.group(2)) != size - 1 or (
+                part.group(3) not in (str(size), "*")):
+            blob.restart()
+            raise RegistryError("the registry sends another part of blob %s than it was asked for" % blob.digest,
+                                retry=0)
+    elif blob.offset:
+        blob.restart()
+
+
+def push_image(registry: Registry, reference: Reference, store, report) -> None:
+    """Send an image of `store` to a registry: what is not there yet, in parallel, and the manifest last.
+
+    `report` is called with the messages of the engine's API, from several threads.
+    """
+    reference = reference.with_default_tag()
+    if reference.digest:
+        raise RegistryError("cannot push a digest reference", 400)
+    report({"status": "The push refers to repository [%s]" % reference.name})
+    record = _kept(store, str(reference))
+    if not record:
+        known = any(name.startswith(reference.name + ":") for image in store.images() for name in image.names)
+        raise RegistryError("tag does not exist: %s%s" % (reference.familiar_name, reference.suffix) if known else
+                            "An image does not exist locally with the tag: " + reference.familiar_name, 404)
+    with store.keep(record.blobs):
+        manifest = Manifest(store.read_blob(record.manifest["digest"]), record.manifest.get("mediaType", ""))
+        _send_image(registry, reference, manifest, store, report)
+        digest = registry.put_manifest(reference.path, reference.tag, manifest.data, manifest.media_type)
+        if digest not in ("", manifest.digest):
+            raise RegistryError("the registry stored another manifest, %s, than the one sent, %s" % (
+                digest, manifest.digest))
+        store.put_image(None, record.manifest, "%s@%s" % (reference.name, manifest.digest))
+    report({"status": "%s: digest: %s size: %d" % (reference.tag, manifest.digest, len(manifest.data))})
+    report({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": manifest.digest, "Size": len(manifest.data)}})
+
+
+def _send_image(registry, reference, manifest, store, report):
+    """Push all blobs of an image, the layers first."""
+    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-uploads") or 5)
+    layers, siblings = {}, _siblings(reference, store)
+    pairs = zip(manifest.parts("layers"), _diff_ids(store, config["digest"]))
+    for layer, diff in reversed(list(pairs)):
+        layers[layer["digest"]] = layer, _Meter(report, layer, "Pushing", diff)
+    for _, meter in layers.values():
+        meter.tell("Preparing")
+    for _, meter in list(layers.values())[slots:]:
+        meter.tell("Waiting")
+
+    def send(job):
+        part, meter = job
+        digest = part["digest"]
+        if registry.has_blob(reference.path, digest):
+            return meter.tell("Layer already exists")
+        source = registry.upload_blob(reference.path, digest, part["size"], lambda: store.open_blob(digest),
+                                      siblings.get(digest, ())[:3], meter)
+        meter.tell("Mounted from " + source if source else "Pushed")
+
+    _in_parallel(registry, slots, send, list(layers.values()))
+    send((config, _Meter(None, config, "")))
+
+
+def _siblings(reference, store):
+    """{blob: the other repositories of this registry in which it should be, as images in the store came from there}."""
+    found = {}
+    for image in store.images():
+        names = map(parse_reference, image.names + image.digests)
+        paths = {name.path for name in names if name.domain == reference.domain and name.path != reference.path}
+        for digest in image.blobs[1:] if paths else ():
+            found.setdefault(digest, []).extend(paths.difference(found.get(digest, ())))
+    return found
+
+
+# ======================================================================================================================
+# 14  Image store
+# ======================================================================================================================
+
+OCI_INDEX, OCI_MANIFEST = INDEX_TYPES[0], MANIFEST_TYPES[0]
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+_REFERENCE_NAME = "org.opencontainers.image.ref.name"
+_FULL_NAME = "io.containerd.image.name"
+_DOCUMENT_LIMIT = 16 * MIB              # of a manifest, an index, a configuration: what is read into memory
+_HELD = {}                              # the files locked by this process, where the system has no locks
+
+
+class _FileLock:
+    """An exclusive lock on a file, made if it is not there; it ends with its process at the latest."""
+
+    def __init__(self, path: str):
+        self.path = path
+        self.descriptor = None
+
+    def take(self, wait: bool = True) -> bool:
+        """Take it; false if somebody else has it and `wait` is false."""
+        try:
+            import fcntl
+        except ImportError:
+            return self._take_alone(wait)
+        while True:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.path)):
+                    self.descriptor = descriptor
+                    return True
+            except FileNotFoundError:
+                pass                    # renamed or removed while we waited: there may be a new one
+            except BlockingIOError:
+                return False
+            finally:
+                if self.descriptor is None:
+                    os.close(descriptor)
+
+    def _take_alone(self, wait):
+        """`take` where the system has no such locks, and one process has the store for itself."""
+        while _HELD.setdefault(self.path, self) is not self:
+            if not wait:
+                return False
+            time.sleep(0.01)
+        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        return True
+
+    def release(self) -> None:
+        """Let go of the lock, if we have it."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+            _HELD.pop(self.path, None)
+
+    def __enter__(self):
+        if self.descriptor is None:
+            self.take()
+        return self
+
+    def __exit__(self, *_):
+        self.release()
+
+
+def _claim(path):
+    """Make sure that no other process uses a store, where the system has no locks to share it."""
+    if path not in _HELD:
+        import atexit
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        except FileExistsError:
+            raise DockerError("the image store is in use by another process, and this system cannot share it (if there "
+                              "is none, remove %s)" % path)
+        _HELD[path] = atexit.register(lambda: os.path.exists(path) and os.unlink(path))
+
+
+class BlobWriter:
+    """One blob on its way into the store, a context manager from `ImageStore.ingest`.
+
+    `offset` bytes are in already, be it from an earlier attempt or because the whole blob is; who enters continues
+    there, or calls `restart`.  What is not committed stays for the next attempt.  Of several writers of one blob, in
+    any process, the others wait for the first.
+    """
+
+    def __init__(self, store, digest: str, size: int = None):
+        self.store = store
+        self.digest = digest
+        self.size = size
+        self.offset = 0
+        self.done = False               # whether the blob is in, so that there is nothing to write
+        self._path = store.blob_path(digest)
+        self._lock = _FileLock(os.path.join(store.path, "ingest", digest.partition(":")[2]))
+        self._hash = None
+
+    def __enter__(self):
+        self.store.prepare()
+        while True:
+            if self._lock.take(wait=False):
+                if not self.store.has_blob(self.digest):
+                    break
+                self._discard()
+            if self.store.has_blob(self.digest):
+                self.offset, self.done = os.stat(self._path).st_size, True
+                return self
+            time.sleep(0.05)
+        try:
+            self._begin()
+            block = os.read(self._lock.descriptor, MIB)
+            while block:
+                self._hash.update(block)
+                self.offset += len(block)
+                block = os.read(self._lock.descriptor, MIB)
+            if self.size is not None and self.offset > self.size:
+                self.restart()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_):
+        if not self.done and not self.offset:
+            self._discard()
+        self._lock.release()
+
+    def _begin(self):
+        import hashlib
+        self._hash, self.offset = hashlib.new(self.digest.partition(":")[0]), 0
+
+    def _discard(self):
+        os.unlink(self._lock.path)
+        self._lock.release()
+
+    def restart(self) -> None:
+        """Forget what has been written."""
+        os.ftruncate(self._lock.descriptor, 0)
+        os.lseek(self._lock.descriptor, 0, os.SEEK_SET)
+        self._begin()
+
+    def write(self, data) -> None:
+        """Append; DockerError for more than the blob's size, or where the disk is full."""
+        if self.size is not None and self.offset + len(data) > self.size:
+            self.restart()
+            raise DockerError("blob %s is longer than the %d bytes announced" % (self.digest, self.size))
+        try:
+            _append(self._lock.descriptor, self._lock.path, data)
+        except DockerError:
+            self.restart()              # on a full disk, what has come is in the way of everything
+            raise
+        self._hash.update(data)
+        self.offset += len(data)
+
+    def commit(self) -> None:
+        """Verify what has been written and make it the blob; DockerError, and a new beginning, if it is not."""
+        if self.done:
+            return
+        if self.size not in (None, self.offset) or self._hash.hexdigest() != self.digest.partition(":")[2]:
+            self.restart()
+            raise DockerError("filesystem layer verification failed for digest " + self.digest)
+        _move_in(self._lock.descriptor, self._lock.path, self._path)
+        self.done = True
+
+
+def _write_failure(path, error):
+    return DockerError("write %s: %s" % (path, os_error_text(error)))
+
+
+def _append(descriptor, path, data):
+    """Write to a file of the store; DockerError where the disk is full."""
+    try:
+        write_all(descriptor, data)
+    except OSError as error:
+        raise _write_failure(path, error)
+
+
+def _move_in(descriptor, path, place):
+    """Give a file its place among the blobs when all of it is on the disk."""
+    folder = os.path.dirname(place)
+    try:
+        os.fsync(descriptor)
+        os.makedirs(folder, exist_ok=True)
+        os.replace(path, place)
+        names = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(names)
+        finally:
+            os.close(names)
+    except OSError as error:
+        raise _write_failure(path, error)
+
+
+class Lease:
+    """Keeps blobs from being collected while it is entered; in any process, and not beyond this one's end."""
+
+    def __init__(self, store, digests=()):
+        self.store = store
+        self._digests = digests
+        self._lock = self._folder = None
+
+    def __enter__(self):
+        import tempfile
+        with self.store.lock():         # nobody collects while the file is there and not locked
+            handle, path = tempfile.mkstemp(dir=os.path.join(self.store.path, "leases"))
+            os.close(handle)
+            self._folder = os.path.join(self.store.path, "ingest", os.path.basename(path))
+            self._lock = _FileLock(path)
+            self._lock.take()
+            self._write(self._digests)
+        return self
+
+    def __exit__(self, *_):
+        import shutil
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.unlink(self._lock.path)
+        self._lock.release()
+
+    def folder(self) -> str:
+        """A folder for files whose digests are not known yet, which goes with the lease."""
+        os.makedirs(self._folder, exist_ok=True)
+        return self._folder
+
+    def add(self, *digests) -> None:
+        """Keep these, too; it must be done before one looks whether they are there."""
+        with self.store.lock():
+            self._write(digests)
+
+    def _write(self, digests):
+        data = "".join(digest + "\n" for digest in digests).encode("ascii")
+        _append(self._lock.descriptor, self._lock.path, data)
+
+
+class ImageRecord:
+    """One image in a store, by the digest of its configuration.
+
+    `id`, `manifest` (its descriptor), `names` and `digests` (full references, sorted), `size` (of what is stored),
+    `created` (RFC 3339), `platform` (`linux/arm64/v8`) and `labels` come with the list; `manifest_json` and `config`
+    are read when asked for.
+    """
+
+    def __init__(self, store, about: dict):
+        self.store = store
+        self.id = about["id"]
+        self.manifest = about["manifest"]
+        self.size = about["size"]
+        self.created = about["created"]
+        self.platform = about["platform"]
+        self.labels = about["labels"]
+        self.names = []
+        self.digests = []
+
+    @property
+    def manifest_json(self) -> dict:
+        """The manifest."""
+        return _document(self.store.read_blob(self.manifest["digest"]), self.manifest["digest"])
+
+    @property
+    def config(self) -> dict:
+        """The image's configuration."""
+        return _document(self.store.read_blob(self.id), self.id)
+
+    @property
+    def blobs(self) -> list:
+        """The digests of all that the image consists of: manifest, configuration, layers."""
+        return [self.manifest["digest"], self.id] + [layer["digest"] for layer in self.manifest_json["layers"]]
+
+
+def _document(data, digest):
+    """A JSON object that was stored as a blob."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise DockerError("blob %s is no JSON object" % digest)
+    return value
+
+
+def full_name(name) -> str:
+    """A reference as the store keeps it: with registry, and with tag or digest."""
+    reference = parse_reference(str(name)).with_default_tag()
+    return str(Reference(reference.domain, reference.path, "" if reference.digest else reference.tag, reference.digest))
+
+
+def familiar(name: str) -> str:
+    """A full reference as people write it."""
+    reference = parse_reference(name)
+    return reference.familiar_name + reference.suffix
+
+
+def _entry_name(entry):
+    """The full reference of an entry in an index, whoever wrote it; empty for one without."""
+    notes = entry.get("annotations") or {}
+    name = notes.get(_FULL_NAME) or notes.get(_REFERENCE_NAME) or ""
+    try:
+        return "" if name in ("", DEFAULT_TAG) else full_name(name)
+    except DockerError:
+        return ""
+
+
+class ImageStore:
+    """Images in an OCI image layout at `path`, shared by threads and processes, whenever any of them is killed.
+
+    `index.json` has one entry for each reference, with its full name (`docker.io/library/busybox:latest`, or `…@sha256:…`
+    for the digest under which an image came), and one without a name for an image that has no reference.  A blob is
+    written under `ingest`, verified, and renamed into `blobs`; the index is replaced as a whole, under a lock.  Files in
+    `leases`, locked by processes that live, list blobs that are not collected though nothing refers to them yet.
+    `roots()` gives further manifests that are in use.
+    """
+
+    def __init__(self, path: str, roots=tuple):
+        self.path = os.path.abspath(path)
+        self.roots = roots
+
+    def prepare(self) -> None:
+        """Make the layout if there is none."""
+        try:
+            os.makedirs(self.path, 0o700, exist_ok=True)
+            for folder in ("blobs/sha256", "ingest", "leases"):
+                os.makedirs(os.path.join(self.path, folder), exist_ok=True)
+            layout = os.path.join(self.path, "oci-layout")
+            if not os.path.exists(layout):
+                write_atomically(layout, b'{"imageLayoutVersion":"1.0.0"}', 0o644)
+        except OSError as error:
+            raise DockerError("cannot use the image store: " + path_error_text(error, "mkdir"))
+        try:
+            import fcntl                # noqa: F401
+        except ImportError:
+            _claim(os.path.join(self.path, "claim"))
+
+    def lock(self) -> _FileLock:
+        """The lock on the index and on what is collected: to be entered, for a moment."""
+        self.prepare()
+        return _FileLock(os.path.join(self.path, "lock"))
+
+    # -- blobs ---------------------------------------------------------------------------------------------------------
+
+    def blob_path(self, digest: str) -> str:
+        """Where a blob is, or would be."""
+        algorithm, _, hexadecimal = digest.partition(":")
+        if not re.match(r"[0-9a-f]{%d}\Z" % _DIGEST_LENGTHS.get(algorithm, 0), hexadecimal) or not hexadecimal:
+            raise DockerError("invalid checksum digest format: " + visible(digest))
+        return os.path.join(self.path, "blobs", algorithm, hexadecimal)
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a blob is in the store, whole."""
+        return os.path.isfile(self.blob_path(digest))
+
+    def open_blob(self, digest: str):
+        """A blob as a binary file."""
+        try:
+            return open(self.blob_path(digest), "rb")
+        except OSError as error:
+            raise DockerError("the image store misses a blob: " + path_error_text(error))
+
+    def read_blob(self, digest: str) -> bytes:
+        """A manifest or a configuration, verified."""
+        import hashlib
+        with self.open_blob(digest) as file:
+            data = file.read(_DOCUMENT_LIMIT + 1)
+        if hashlib.new(digest.partition(":")[0], data).hexdigest() != digest.partition(":")[2]:
+            raise DockerError("blob %s in the image store is damaged" % digest)
+        return data
+
+    def ingest(self, digest: str, size: int = None) -> BlobWriter:
+        """A writer for a blob, to be entered; `keep` the blob first."""
+        return BlobWriter(self, digest, size)
+
+    def add_blob(self, data: bytes) -> str:
+        """Put in a small blob; its digest."""
+        import hashlib
+        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        with self.ingest(digest, len(data)) as writer:
+            if not writer.done:
+                writer.restart()
+                writer.write(data)
+                writer.commit()
+        return digest
+
+    def keep(self, digests=()) -> Lease:
+        """A lease on blobs that a transfer is about to look for, or to put in."""
+        return Lease(self, digests)
+
+    # -- references ----------------------------------------------------------------------------------------------------
+
+    def _read_index(self):
+        for _ in range(20):
+            try:
+                with open(os.path.join(self.path, "index.json"), "rb") as file:
+                    index = json.loads(file.read().decode("utf-8"))
+                for entry in index["manifests"]:
+                    self.blob_path(entry["digest"])
+                return index
+            except FileNotFoundError:
+                return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+            except (ValueError, LookupError, TypeError, AttributeError, DockerError):
+                time.sleep(0.05)        # other tools write it in place
+        raise DockerError("the image store is damaged: %s is no index" % os.path.join(self.path, "index.json"))
+
+    def _write(self, name, value):
+        path = os.path.join(self.path, name)
+        try:
+            write_atomically(path, compact_json(value).encode("utf-8"), 0o644)
+        except OSError as error:
+            raise _write_failure(path, error)
+
+    def _about(self, entry):
+        """What the list says of an entry's image, from its manifest and configuration; None if there is none."""
+        try:
+            manifest = _document(self.read_blob(entry["digest"]), entry["digest"])
+            if "manifests" in manifest:
+                present = [child for child in manifest["manifests"] if self.has_blob(child["digest"])]
+                try:
+                    return self._about(choose_platform({"manifests": present}))
+                except DockerError:
+                    return self._about(present[0])
+            config = _document(self.read_blob(manifest["config"]["digest"]), manifest["config"]["digest"])
+            for step in (config.get("history") or []) + [config.get(key) or {} for key in ("config", "rootfs")]:
+                step.items()            # so that nobody stumbles over it later
+            return {"id": manifest["config"]["digest"], "manifest": _descriptor(entry, manifest),
+                    "size": manifest["config"]["size"] + sum(layer["size"] for layer in manifest["layers"]),
+                    "created": str(config.get("created") or ""), "labels": (config.get("config") or {}).get("Labels") or {},
+                    "platform": "/".join(filter(None, map(config.get, ("os", "architecture", "variant"))))}
+        except (DockerError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def _catalog(self):
+        """All images by their id, each reference's (image, descriptor), and what the entries' manifests are about."""
+        try:
+            with open(os.path.join(self.path, "cache.json"), "rb") as file:
+                cache = dict(json.loads(file.read().decode("utf-8")))
+        except (OSError, ValueError, TypeError):
+            cache = {}                  # a first time, or it was lost
+        images, names, known = {}, {}, {}
+        for entry in self._read_index()["manifests"]:
+            about = known.get(entry["digest"]) or cache.get(entry["digest"]) or self._about(entry)
+            if about:
+                known[entry["digest"]] = about
+                record = images.setdefault(about["id"], None) or ImageRecord(self, about)
+                images[about["id"]] = record
+                names[_entry_name(entry)] = record, about["manifest"]
+        for name in sorted(names):
+            if name:
+                (names[name][0].digests if "@" in name else names[name][0].names).append(name)
+        fixed = {digest: about for digest, about in known.items() if about["manifest"]["digest"] == digest}
+        if any(digest not in cache for digest in fixed):        # not those chosen by what else is in the store
+            self._save_cache(fixed)
+        return images, names, known
+
+    def _save_cache(self, cache):
+        """Keep what the list needs, so that the next one opens no manifest; where that fails, it does."""
+        try:
+            lock = self.lock()
+            if lock.take(wait=False):
+                with lock:
+                    self._write("cache.json", cache)
+        except (DockerError, OSError):
+            pass
+
+    def images(self) -> list:
+        """An ImageRecord for each image, the newest first."""
+        return sorted(self._catalog()[0].values(), key=lambda image: image.created, reverse=True)
+
+    def resolve(self, name: str) -> ImageRecord:
+        """The image that a reference, an id, or the beginning of one names; NotFound if there is none."""
+        images, names, _ = self._catalog()
+        identifier = name[len("sha256:"):] if name.startswith("sha256:") else name
+        if "sha256:" + identifier in images:
+            return images["sha256:" + identifier]
+        shown = "sha256:" + identifier
+        if not re.match("[0-9a-f]{64}\\Z", identifier):
+            try:
+                wanted = full_name(name)
+            except DockerError as error:
+                raise ApiError(400, str(error))
+            shown = familiar(wanted)
+            if wanted in names:
+                record, record.manifest = names[wanted]
+                return record
+        found = [image for image in images if image.startswith("sha256:" + identifier)]
+        if len(found) != 1 or not identifier:
+            raise NotFound(404, "No such image: " + shown)
+        return images[found[0]]
+
+    def put_image(self, name, manifest: dict, digest_reference=None) -> None:
+        """Refer to an image, by its manifest's descriptor, under a name, None for none, and the digest it came by.
+
+        All its blobs must be in, and kept by a lease until now.
+        """
+        with self.lock():
+            if not self.has_blob(manifest["digest"]):
+                raise NotFound(404, "No such image: " + manifest["digest"])
+            needed = _document(self.read_blob(manifest["digest"]), manifest["digest"])
+            if "manifests" in needed or not self._about(manifest):
+                raise DockerError("manifest %s describes no image" % manifest["digest"])
+            for blob in needed["layers"]:
+                if not self.has_blob(blob["digest"]) and not blob.get("urls"):
+                    raise DockerError("blob %s of the image is missing" % blob["digest"])
+            index = self._read_index()
+            before = compact_json(index)
+            for reference in filter(None, [name, digest_reference]):
+                _refer(index["manifests"], _descriptor(manifest, needed), full_name(reference))
+            if not name and not digest_reference:
+                _refer(index["manifests"], _descriptor(manifest, needed), "")
+            if compact_json(index) != before:
+                self._write("index.json", index)
+
+    def tag(self, image: ImageRecord, name) -> None:
+        """Give an image one more name, taking it from the one that has it."""
+        if parse_reference(str(name)).familiar_name == "sha256":
+            raise ApiError(400, "refusing to create an ambiguous tag using digest algorithm as name")
+        self.put_image(name, image.manifest)
+
+    def remove(self, name: str, force: bool = False, users: dict = None) -> list:
+        """Take away a reference, and the image with its last one: what went, as the Engine API lists it.
+
+        `users` has, by the image's id, the id of a container made from it: such an image goes only with `force`.
+        """
+        with self.lock():
+            image = self.resolve(name)
+            references, user = sorted(image.names + image.digests), (users or {}).get(image.id)
+            repositories = {parse_reference(reference).name for reference in references}
+            is_single = len(repositories) == 1 and len(image.names) <= 1
+            if image.id.startswith(name) or image.id[7:].startswith(name):
+                if not force and references and not is_single:
+                    raise _conflict(image, "referenced in multiple repositories")
+                gone = references
+            else:
+                if user and is_single and not force:
+                    raise ApiError(409, 'conflict: unable to remove repository reference %s (must force) - container %s is '
+                                   "using its referenced image %s" % (go_quote(name), user[:12], image.id[7:19]))
+                gone = [full_name(name)]
+                repository = parse_reference(gone[0]).name
+                if "@" not in gone[0] and not any(other.startswith(repository + ":") for other in image.names
+                                                  if other != gone[0]):
+                    gone += [digest for digest in image.digests if digest.startswith(repository + "@")]
+            if len(gone) == len(references) and user and not force:
+                raise _conflict(image, "being used by stopped container " + user[:12])
+            return self._remove(image, gone, len(gone) == len(references))
+
+    def _remove(self, image, gone, is_last):
+        """Take references out of the index, and their image if they were the last; what went."""
+        index, candidates, kept = self._read_index(), set(), []
+        about = self._catalog()[2]
+        for entry in index["manifests"]:
+            identifier = about.get(entry["digest"], {}).get("id")
+            if identifier == image.id and (is_last or _entry_name(entry) in gone):
+                self._reach(entry["digest"], candidates)
+            else:
+                kept.append(entry)
+        chains = _chain_ids(image.config) if is_last else []
+        index["manifests"] = kept
+        self._write("index.json", index)
+        out = [{"Untagged": familiar(reference)} for reference in gone]
+        if is_last:
+            used = set()
+            for digest in {entry["digest"] for entry in kept} | set(self.roots()):
+                other = about.get(digest) or self._about({"digest": digest, "size": 0})
+                used.update(_chain_ids(_document(self.read_blob(other["id"]), other["id"])) if other else ())
+            out += [{"Deleted": digest} for digest in [image.id] + [chain for chain in chains[::-1] if chain not in used]]
+        self._sweep(kept, candidates)
+        return out
+
+    def collect(self) -> int:
+        """Remove the blobs that nothing refers to, and what killed transfers have left: the bytes freed."""
+        import shutil
+        with self.lock():
+            blobs = os.path.join(self.path, "blobs")
+            freed = self._sweep(self._read_index()["manifests"], [
+                algorithm + ":" + name for algorithm in os.listdir(blobs) if algorithm in _DIGEST_LENGTHS
+                for name in os.listdir(os.path.join(blobs, algorithm)) if re.match("[0-9a-f]+\\Z", name)])
+            leases = set(os.listdir(os.path.join(self.path, "leases")))
+            for name in os.listdir(os.path.join(self.path, "ingest")):
+                path = os.path.join(self.path, "ingest", name)
+                lock = _FileLock(path)
+                if os.path.isdir(path):
+                    if name not in leases:
+                        shutil.rmtree(path, ignore_errors=True)
+                elif lock.take(wait=False):
+                    with lock:
+                        freed += os.stat(path).st_size
+                        os.unlink(path)
+            for name in os.listdir(self.path):
+                if re.match(r"(index|cache)\.json.", name):         # a killed process was about to replace it
+                    os.unlink(os.path.join(self.path, name))
+            return freed
+
+    def _sweep(self, entries, candidates):
+        """Remove those blobs of `candidates` that neither the index' entries nor anybody else needs: the bytes freed."""
+        used, freed = self._leased(), 0
+        for digest in [entry["digest"] for entry in entries] + list(self.roots()):
+            self._reach(digest, used)
+        for digest in candidates:
+            if digest not in used and self.has_blob(digest):
+                path = self.blob_path(digest)
+                freed += os.stat(path).st_size
+                os.unlink(path)
+        return freed
+
+    def _reach(self, digest, found):
+        """Add a manifest and all that it refers to, to a set of digests."""
+        if digest in found or not self.has_blob(digest):
+            found.add(digest)
+            return
+        found.add(digest)
+        with self.open_blob(digest) as file:        # a file that cannot be read is an error here: it may refer to much
+            data = file.read(_DOCUMENT_LIMIT)
+        try:
+            document = json.loads(data.decode("utf-8"))
+            for child in document.get("manifests", ()):
+                self._reach(child["digest"], found)
+            found.update(blob["digest"] for blob in [document.get("config")] + document.get("layers", []) if blob)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass                        # no manifest
+
+    def _leased(self):
+        """The digests that are kept by processes that live."""
+        found = set()
+        for name in os.listdir(os.path.join(self.path, "leases")):
+            lock = _FileLock(os.path.join(self.path, "leases", name))
+            if lock.take(wait=False):
+                with lock:
+                    os.unlink(lock.path)
+                continue
+            try:
+                with open(lock.path, encoding="ascii") as file:
+                    found.update(file.read().split())
+            except FileNotFoundError:
+                pass                    # it has just ended
+        return found
+
+    # -- archives ------------------------------------------------------------------------------------------------------
+
+    def save(self, names) -> iter:
+        """The images of these names as an archive that `load`, every `docker load` and skopeo read: yields bytes.
+
+        A repository's name stands for all its tags.  NotFound comes before the first byte.
+        """
+        chosen = {}                     # the image by its manifest's digest, and its names
+        for name in names:
+            for tag, image in self._matches(name):
+                tags = chosen.setdefault(image.manifest["digest"], (image, []))[1]
+                tags += [tag] * (tag not in [""] + tags)
+        return self._archive(list(chosen.values()))
+
+    def _matches(self, name):
+        """The (tag's full name or nothing, image) that a name of `save` stands for."""
+        image = None
+        try:
+            repository = parse_reference(name)
+            if not repository.suffix:
+                images, names, _ = self._catalog()
+                found = [full for full in sorted(names) if full.startswith((repository.name + ":", repository.name + "@"))]
+                if found:
+                    return [(full if "@" not in full else "", self.resolve(full)) for full in found]
+        except DockerError:
+            repository = None           # an id, or an error for `resolve`
+        try:
+            image = self.resolve(name)
+        except NotFound:
+            if repository and repository.suffix:
+                raise NotFound(404, "reference does not exist")
+            raise
+        full = full_name(name) if repository and repository.suffix else ""
+        return [(full if full in image.names else "", image)]
+
+    def _archive(self, chosen):
+        """The bytes of an archive of (image, names)."""
+        import hashlib
+        with self.keep([digest for image, _ in chosen for digest in image.blobs]):
+            entries, manifests, repositories, written = [], [], {}, set()
+            for folder in ("blobs/", "blobs/sha256/"):
+                yield tar_header(folder, 0o755, 0, 0, 0, 0, b"5")
+            for image, tags in chosen:
+                for digest in image.blobs:
+                    if digest in written:
+                        continue
+                    written.add(digest)
+                    with self.open_blob(digest) as file:
+                        size, found = os.fstat(file.fileno()).st_size, hashlib.new(digest.partition(":")[0])
+                        yield tar_header(_member(digest), 0o644, 0, 0, size, 0)
+                        for block in iter(lambda: file.read(MIB), b""):
+                            found.update(block)
+                            yield block
+                    if found.hexdigest() != digest.partition(":")[2]:
+                        raise DockerError("blob %s in the image store is damaged" % digest)
+                    yield bytes(-size % _TAR_BLOCK)
+                layers = [_member(digest) for digest in image.blobs[2:]]
+                entries += [dict(image.manifest, annotations={_FULL_NAME: tag, _REFERENCE_NAME: tag.rpartition(":")[2]})
+                            for tag in tags] or [image.manifest]
+                manifests.append({"Config": _member(image.id), "RepoTags": list(map(familiar, tags)) or None,
+                                  "Layers": layers})
+                for repository, _, tag in (familiar(tag).rpartition(":") for tag in tags if layers):
+                    repositories.setdefault(repository, {})[tag] = layers[-1].rpartition("/")[2]
+            for name, value in (("index.json", {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}),
+                                ("manifest.json", manifests), ("oci-layout", {"imageLayoutVersion": "1.0.0"}),
+                                ("repositories", repositories)):
+                data = compact_json(value).encode("utf-8")
+                yield tar_header(name, 0o644, 0, 0, len(data), 0) + data + bytes(-len(data) % _TAR_BLOCK)
+            yield _TAR_END
+
+    def load(self, source, report) -> list:
+        """Put in the images of an archive: an OCI layout or what docker saves, plain or compressed; their ids.
+
+        `source` yields bytes; `report` takes the engine's messages.
+        """
+        moved, ids = set(), []
+        try:
+            with self.keep() as lease:
+                members = _Members(lease, source)
+                for names, manifest, identifier in self._layout(lease, members, report, moved) or \
+                        self._docker_archive(lease, members, report, moved):
+                    ids.append(identifier)
+                    known = self._catalog()[1]
+                    for name in names:
+                        old = known.get(name, (None, None))[0]
+                        if old and old.id != identifier:
+                            report({"stream": "The image %s already exists, renaming the old one with ID %s to empty "
+                                              "string\n" % (familiar(name), old.id)})
+                        self.put_image(name, manifest)
+                        report({"stream": "Loaded image: %s\n" % familiar(name)})
+                    if not names:
+                        self.put_image(None, manifest)
+                        report({"stream": "Loaded image ID: %s\n" % identifier})
+        finally:
+            with self.lock():
+                self._sweep(self._read_index()["manifests"], moved)
+        return ids
+
+    def _layout(self, lease, members, report, moved):
+        """The images of an OCI layout: [(names, manifest's descriptor, id)]; none if it is no such layout."""
+        if "index.json" not in members.files or "oci-layout" not in members.files:
+            return []
+        found = {}
+        index = members.document("index.json")
+        for digest in members.blobs:
+            self._move(lease, digest, members.blobs[digest], report, moved)
+        for entry in index.get("manifests") or () if isinstance(index, dict) else ():
+            about = self._about(entry)
+            if about:
+                names = found.setdefault(about["id"], ([], about["manifest"], about["id"]))[0]
+                names += [name for name in [_entry_name(entry)] if name and "@" not in name]
+        return list(found.values())
+
+    def _docker_archive(self, lease, members, report, moved):
+        """The images of an archive of docker's own form, as `_layout` has them; each layer is checked."""
+        manifests = members.document("manifest.json")
+        if not isinstance(manifests, list):
+            raise DockerError("invalid archive: manifest.json is no list")
+        for item in manifests:
+            try:
+                digest, config = members.find(item["Config"])[0], members.document(item["Config"])
+                diff_ids, paths = config["rootfs"]["diff_ids"], item.get("Layers") or []
+                names = [full_name(name) for name in item.get("RepoTags") or ()]
+            except (LookupError, TypeError, AttributeError):
+                raise DockerError("invalid archive: manifest.json does not describe an image")
+            if len(diff_ids) != len(paths):
+                raise DockerError("invalid manifest, layers length mismatch: expected %d, got %d" % (
+                    len(diff_ids), len(paths)))
+            known = self._catalog()[0].get(digest)
+            if known and all(map(self.has_blob, known.blobs)):
+                yield names, known.manifest, digest
+                continue
+            layers = []
+            for i, path in enumerate(paths):
+                layer, place = members.find(path)
+                packing, actual = _diff_id(place or self.blob_path(layer), layer)
+                if actual != diff_ids[i]:
+                    raise DockerError('invalid diffID for layer %d: expected "%s", got "%s"' % (i, diff_ids[i], actual))
+                self._move(lease, layer, place, report, moved)
+                layers.append({"mediaType": OCI_LAYER + (packing and "+" + packing), "digest": layer,
+                               "size": os.stat(self.blob_path(layer)).st_size})
+            self._move(lease, digest, members.find(item["Config"])[1], report, moved)
+            yield names, self._add_manifest(lease, digest, layers, moved), digest
+
+    def _add_manifest(self, lease, config, layers, moved=None):
+        """Put in the manifest of a configuration and layers that are in; its descriptor."""
+        data = compact_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {
+            "mediaType": OCI_CONFIG, "digest": config, "size": os.stat(self.blob_path(config)).st_size},
+            "layers": layers}).encode("utf-8")
+        digest = "sha256:" + _digest_of(data)
+        lease.add(digest)
+        (set() if moved is None else moved).add(digest)
+        self.add_blob(data)
+        return {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(data)}
+
+    def _move(self, lease, digest, path, report, moved):
+        """Make a verified file of a lease's folder a blob, unless it is one."""
+        lease.add(digest)
+        if not self.has_blob(digest):
+            moved.add(digest)
+            with open(path, "rb+") as file:
+                if file.read(1) != b"{":
+                    size = os.fstat(file.fileno()).st_size
+                    report({"status": "Loading layer", "id": digest[7:19],
+                            "progressDetail": {"current": size, "total": size}})
+                _move_in(file.fileno(), path, self.blob_path(digest))
+
+    def import_rootfs(self, source, changes=(), message: str = "", name=None, platform: str = "") -> ImageRecord:
+        """Make an image of one layer from a root file system's tar archive, whose bytes `source` yields.
+
+        `changes` are Dockerfile instructions for its configuration.  A gzipped archive stays as it is.
+        """
+        import hashlib
+        settings = apply_changes({}, changes)
+        system, architecture, variant = (normal_platform(platform or "linux").split("/") + [""])[:3]
+        with self.keep() as lease:
+            path = os.path.join(lease.folder(), "layer")
+            stored, plain = hashlib.sha256(), hashlib.sha256()
+            packing, blocks = _packing(source)
+            with open(path, "wb", 0) as file:
+                if packing == "gzip":
+                    blocks = _spooled(_unpacked(packing, _spooled(blocks, stored, path, file)), plain)
+                else:
+                    blocks = _spooled(_unpacked(packing, blocks), plain, path, file)
+                    stored = plain
+                archive = _TarSource([block] for block in blocks)
+                for entry in _tar_entries(archive):
+                    left = entry.size if entry.kind == b"0" else 0
+                    while left:
+                        left -= len(archive.read(min(left, MIB)))
+                for _ in blocks:
+                    pass
+            now = time.time()
+            created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".%09dZ" % (now % 1 * 1e9)
+            config = {"architecture": architecture, "variant": variant, "os": system, "created": created,
+                      "config": settings, "rootfs": {"type": "layers", "diff_ids": ["sha256:" + plain.hexdigest()]},
+                      "history": [{"created": created, "comment": message or "Imported from -"}]}
+            data = compact_json({key: value for key, value in config.items() if value != ""}).encode("utf-8")
+            layer, digest = "sha256:" + stored.hexdigest(), "sha256:" + _digest_of(data)
+            size = os.stat(path).st_size
+            self._move(lease, layer, path, lambda message: None, set())
+            lease.add(digest)
+            self.add_blob(data)
+            self.put_image(name, self._add_manifest(lease, digest, [{
+                "mediaType": OCI_LAYER + ("+gzip" if packing == "gzip" else ""), "digest": layer, "size": size}]))
+        return self.resolve(digest)
+
+    # -- what the Engine API tells of an image -------------------------------------------------------------------------
+
+    def inspect(self, image: ImageRecord) -> dict:
+        """An image as `GET /images/{name}/json` shows it."""
+        config, history = image.config, image.config.get("history") or [{}]
+        settings = config.get("config") or {}
+        shown = {key: settings.get(key, value) for key, value in _CONFIG_FIELDS.items()
+                 if value is not _ABSENT or settings.get(key)}
+        out = {"Id": image.id, "RepoTags": list(map(familiar, image.names)),
+               "RepoDigests": list(map(familiar, image.digests)), "Parent": "",
+               "Comment": config.get("comment") or history[-1].get("comment") or "", "Created": image.created,
+               "Container": "", "ContainerConfig": {key: value for key, value in _CONFIG_FIELDS.items()
+                                                    if value is not _ABSENT},
+               "DockerVersion": config.get("docker_version") or "", "Author": config.get("author") or "", "Config": shown,
+               "Architecture": config.get("architecture") or "", "Variant": config.get("variant") or "",
+               "Os": config.get("os") or "", "OsVersion": config.get("os.version") or "", "Size": image.size,
+               "VirtualSize": image.size, "GraphDriver": {"Data": None, "Name": "oci"},
+               "RootFS": {"Type": "layers", "Layers": (config.get("rootfs") or {}).get("diff_ids") or []},
+               "Metadata": {"LastTagTime": "0001-01-01T00:00:00Z"}}
+        return {key: value for key, value in out.items() if value or key not in ("Variant", "OsVersion")}
+
+    def history(self, image: ImageRecord) -> list:
+        """An image's history as `GET /images/{name}/history` shows it, the newest step first."""
+        sizes, out = [layer["size"] for layer in image.manifest_json["layers"]], []
+        for step in image.config.get("history") or ():
+            try:
+                created = int(parse_rfc3339(step.get("created") or "") // 1)
+            except (ValueError, TypeError):
+                created = -62135596800              # Go's zero time
+            out.insert(0, {"Id": "<missing>", "Created": created, "CreatedBy": step.get("created_by") or "", "Tags": None,
+                           "Size": sizes.pop(0) if sizes and not step.get("empty_layer") else 0,
+                           "Comment": step.get("comment") or ""})
+        for step in out[:1]:
+            step.update(Id=image.id, Tags=list(map(familiar, image.names)) or None)
+        return out
+
+
+def _descriptor(entry, manifest):
+    """A manifest's descriptor, without whatever else an index says of it."""
+    return {"mediaType": entry.get("mediaType") or manifest.get("mediaType") or OCI_MANIFEST, "digest": entry["digest"],
+            "size": entry["size"]}
+
+
+def _conflict(image, words):
+    return ApiError(409, "conflict: unable to delete %s (must be forced) - image is %s" % (image.id[7:19], words))
+
+
+def _chain_ids(config):
+    """The chain IDs of an image's layers: each is a layer with all those below it."""
+    import hashlib
+    chain = []
+    for diff_id in (config.get("rootfs") or {}).get("diff_ids") or ():
+        pair = "%s %s" % (chain[-1], diff_id) if chain else ""
+        chain.append("sha256:" + hashlib.sha256(pair.encode("utf-8")).hexdigest() if chain else diff_id)
+    return chain
+
+
+def _refer(entries, descriptor, name):
+    """Enter a reference to a manifest in an index; an image that loses its last one stays, without a name."""
+    digest = descriptor["digest"]
+    if not any(entry["digest"] == digest and _entry_name(entry) == name for entry in entries):
+        lost = [entry for entry in entries if name and _entry_name(entry) == name]
+        entries[:] = [entry for entry in entries if entry not in lost and (
+            _entry_name(entry) or entry["digest"] != digest)]
+        if name or not any(entry["digest"] == digest for entry in entries):
+            entries.append(dict(descriptor, annotations={_REFERENCE_NAME: name}) if name else dict(descriptor))
+        for entry in lost:
+            _refer(entries, _descriptor(entry, {}), "")
+
+
+_ABSENT = object()                      # of a field that is left out where it is empty
+_CONFIG_FIELDS = dict.fromkeys(
+    "Hostname Domainname User AttachStdin AttachStdout AttachStderr ExposedPorts Tty OpenStdin StdinOnce Env Cmd "
+    "Healthcheck ArgsEscaped Image Volumes WorkingDir Entrypoint NetworkDisabled MacAddress OnBuild Labels StopSignal "
+    "StopTimeout Shell".split(), _ABSENT)
+_CONFIG_FIELDS.update(dict.fromkeys("Hostname Domainname User Image WorkingDir".split(), ""))
+_CONFIG_FIELDS.update(dict.fromkeys("AttachStdin AttachStdout AttachStderr Tty OpenStdin StdinOnce".split(), False))
+_CONFIG_FIELDS.update(dict.fromkeys("Env Cmd Volumes Entrypoint OnBuild Labels".split()))
+
+
+def _digest_of(data):
+    import hashlib
+    return hashlib.sha256(data).hexdigest()
+
+
+def _member(digest):
+    """The name of a blob in an archive."""
+    return "blobs/" + digest.replace(":", "/")
+
+
+class _Members:
+    """The files of an archive that is loaded, spooled into a lease's folder under numbers; links lead to them."""
+
+    def __init__(self, lease, source):
+        import hashlib
+        self.files = {}                 # the clean name -> (digest, path)
+        self.blobs = {}                 # the digest of what is named as a blob -> path
+        self._links = {}                # the clean name -> what it links to
+        paths = {}                      # the digest -> path
+        archive = _TarSource([block] for block in decompressed(source))
+        for entry in _tar_entries(archive):
+            name = "/".join(_components("/" + entry.name))
+            if entry.kind in (b"1", b"2"):
+                base = split_entry(name)[0] if entry.kind == b"2" and not entry.link.startswith("/") else ""
+                self._links[name] = "/".join(_components("/%s/%s" % (base, entry.link)))
+            if entry.kind != b"0":
+                continue
+            match = re.match(r"blobs/(sha256|sha512)/([0-9a-f]+)\Z", name)
+            path, found = os.path.join(lease.folder(), str(len(paths))), hashlib.new(match.group(1) if match else "sha256")
+            with open(path, "wb", 0) as file:
+                left = entry.size
+                while left:
+                    block = archive.read(min(left, MIB))
+                    _append(file.fileno(), path, block)
+                    found.update(block)
+                    left -= len(block)
+            digest = "%s:%s" % (found.name, found.hexdigest())
+            if match and match.group(2) != found.hexdigest():
+                raise DockerError("invalid archive: %s is damaged: its digest is %s" % (name, digest))
+            if digest in paths:
+                os.unlink(path)
+            self.files[name] = digest, paths.setdefault(digest, path)
+            if match:
+                self.blobs[digest] = paths[digest]
+
+    def find(self, name):
+        """(digest, path) of a file, through links."""
+        name = "/".join(_components("/" + name))
+        for _ in range(10):
+            if name in self.files:
+                return self.files[name]
+            name = self._links.get(name, name)
+        raise DockerError("invalid archive: does not contain %s" % visible(name))
+
+    def document(self, name):
+        """The JSON value in a file."""
+        with open(self.find(name)[1], "rb") as file:
+            try:
+                return json.loads(file.read(_DOCUMENT_LIMIT).decode("utf-8"))
+            except (ValueError, RecursionError):
+                raise DockerError("invalid archive: %s is no JSON" % visible(name))
+
+
+# How archives are packed: the first bytes, the name, the module and the class that unpacks, and its error.
+_PACKINGS = ((b"\x1f\x8b\x08", "gzip", "zlib", "decompressobj", "error"),
+             (b"BZh", "bzip2", "bz2", "BZ2Decompressor", ""),
+             (b"\xfd7zXZ\0", "xz", "lzma", "LZMADecompressor", "LZMAError"),
+             (b"\x28\xb5\x2f\xfd", "zstd", "compression.zstd", "ZstdDecompressor", "ZstdError"))
+_BOMB_SIZE, _BOMB_RATIO = 4096 * MIB, 500           # an archive that grows beyond both is refused
+
+
+def _packing(blocks):
+    """How an archive is packed, "" for a plain one, and its bytes."""
+    import itertools
+    blocks, head = iter(blocks), b""
+    while len(head) < 6:
+        block = next(blocks, None)
+        if block is None:
+            break
+        head += block
+    return next((row[1] for row in _PACKINGS if head.startswith(row[0])), ""), itertools.chain([head], blocks)
+
+
+def decompressed(blocks):
+    """The bytes of an archive, unpacked if it is packed with gzip, bzip2, xz or, where Python can, zstd."""
+    return _unpacked(*_packing(blocks))
+
+
+def _unpacked(packing, blocks):
+    """The bytes that these blocks hold, in pieces of bounded size; DockerError if they are damaged, or a bomb."""
+    if not packing:
+        yield from blocks
+        return
+    import importlib
+    _, _, module, kind, error = next(row for row in _PACKINGS if row[1] == packing)
+    try:
+        module = importlib.import_module(module)
+    except ImportError:
+        raise DockerError("this Python cannot unpack " + packing)
+    unpacker, taken, given, options = None, 0, 0, {"wbits": 31} if packing == "gzip" else {}
+    for data in blocks:
+        taken += len(data)
+        more = True
+        while data or more:
+            if unpacker is None:
+                if not data.strip(b"\0"):
+                    break               # padding
+                unpacker = getattr(module, kind)(**options)
+            try:
+                piece = unpacker.decompress(data, MIB)
+            except (OSError, EOFError, ValueError, getattr(module, error, OSError)) as problem:
+                raise DockerError("cannot unpack %s data: %s" % (packing, problem))
+            given += len(piece)
+            if given > _BOMB_SIZE and given > _BOMB_RATIO * taken:
+                raise DockerError("the archive is refused: it unpacks to more than %d times its size" % _BOMB_RATIO)
+            if piece:
+                yield piece
+            if unpacker.eof:
+                data, unpacker = unpacker.unused_data, None
+                more = False
+            else:
+                data = getattr(unpacker, "unconsumed_tail", b"")
+                more = len(piece) == MIB or not getattr(unpacker, "needs_input", True)
+    if unpacker:
+        raise DockerError("cannot unpack %s data: unexpected EOF" % packing)
+
+
+def _spooled(blocks, found, path="", file=None):
+    """The blocks, on their way hashed and, with a file, written."""
+    for block in blocks:
+        found.update(block)
+        if file:
+            _append(file.fileno(), path, block)
+        yield block
+
+
+def _diff_id(path, digest):
+    """How a layer is packed, and the digest of what it holds."""
+    import hashlib
+    with open(path, "rb") as file:
+        packing, blocks = _packing(iter(lambda: file.read(MIB), b""))
+        if not packing and digest.startswith("sha256:"):
+            return "", digest
+        found = hashlib.sha256()
+        for _ in _spooled(_unpacked(packing, blocks), found):
+            pass
+    if packing not in ("", "gzip", "zstd"):
+        raise DockerError("invalid archive: layers packed with %s are not understood" % packing)
+    return packing, "sha256:" + found.hexdigest()
+
+
+# -- changes to a configuration ----------------------------------------------------------------------------------------
+
+# One word of an instruction: quoted parts, escapes, and all else up to a blank.
+_WORD = r"(?:'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|[^\s'\"\\])+"
+_EXPANDED = re.compile(r"'(?P<literal>[^']*)'|\"(?P<quoted>(?:\\.|[^\"\\])*)\"|\\(?P<escaped>.)|"
+                       r"\$(?:(?P<name>\w+)|\{(?P<braced>\w+)(?::(?P<sign>[-+])(?P<word>[^}]*))?\})", re.DOTALL)
+
+
+def _expand(text, variables, quoted=False):
+    """A word of an instruction without its quotes, with the values of variables."""
+    def value(match):
+        literal, inner, escaped, name, braced, sign, word = match.groups()
+        if inner is not None:
+            return match.group() if quoted else _expand(inner, variables, True)
+        if literal is not None:
+            return match.group() if quoted else literal
+        if escaped is not None:
+            return escaped if not quoted or escaped in "\"$\\" else match.group()
+        found = variables.get(name or braced, "")
+        return found if not sign else (word if found else "") if sign == "+" else found or word
+
+    return _EXPANDED.sub(value, text)
+
+
+def _pairs(word, rest, variables):
+    """The pairs of ENV and LABEL: `NAME=VALUE…`, or `NAME VALUE`."""
+    words = re.findall(_WORD, rest)
+    if not words:
+        raise ApiError(400, word + " requires at least one argument")
+    if "=" not in words[0]:
+        words = rest.split(None, 1)
+        if len(words) < 2:
+            raise ApiError(400, word + " must have two arguments")
+        words = ["=".join(words)]
+    for text in words:
+        if "=" not in text:
+            raise ApiError(400, "Syntax error - can't find = in %s. Must be of the form: name=value" % go_quote(text))
+        name, _, value = text.partition("=")
+        if not name:
+            raise ApiError(400, word + " names can not be blank")
+        yield _expand(name, variables), _expand(value, variables)
+
+
+def _command(rest, shell=True):
+    """The words of an instruction in JSON form, or else what a shell is to run."""
+    try:
+        words = json.loads(rest)
+    except ValueError:
+        words = None
+    if isinstance(words, list):
+        if not all(isinstance(word, str) for word in words):
+            raise ApiError(400, "when using JSON array syntax, arrays must be comprised of strings only")
+        return words
+    return ["/bin/sh", "-c"] + [rest] * bool(rest) if shell else rest.split()
+
+
+def _health_check(rest):
+    """A HEALTHCHECK instruction as a configuration has it."""
+    flags, word, command = re.match(r"((?:--\S+\s*)*)(\S*)\s*(.*)\Z", rest, re.DOTALL).groups()
+    word, check = word.upper(), {}
+    if not word:
+        raise ApiError(400, "HEALTHCHECK requires at least one argument")
+    if word == "NONE":
+        if command:
+            raise ApiError(400, "HEALTHCHECK NONE takes no arguments")
+        return {"Test": ["NONE"]}
+    if word != "CMD":
+        raise ApiError(400, "Unknown type %s in HEALTHCHECK (try CMD)" % go_quote(word))
+    if not command:
+        raise ApiError(400, "Missing command after HEALTHCHECK CMD")
+    words = _command(command)
+    check["Test"] = ["CMD-SHELL", command] if words[-1:] == [command] else ["CMD"] + words
+    for name, _, value in (flag[2:].partition("=") for flag in flags.split()):
+        key = {"interval": "Interval", "timeout": "Timeout", "start-period": "StartPeriod",
+               "start-interval": "StartInterval", "retries": "Retries"}.get(name)
+        try:
+            check[key] = int(value) if name == "retries" else parse_duration(value) if key else None
+        except ValueError as error:
+            raise ApiError(400, str(error))
+        if not key:
+            raise ApiError(400, "Unknown flag: " + name)
+        if name == "retries" and check[key] < 1:
+            raise ApiError(400, "--retries must be at least 1 (not %d)" % check[key])
+        if name != "retries" and check[key] < 10 ** 6:
+            raise ApiError(400, 'Interval "%s" cannot be less than 1ms' % name)
+    return check
+
+
+def _exposed(word):
+    port, protocol = (word.rpartition(":")[2].split("/") + ["tcp"])[:2]
+    try:
+        first, last = _port_range(port, "Invalid containerPort: " + port)
+    except DockerError as error:
+        raise ApiError(400, str(error))
+    if protocol.lower() not in ("tcp", "udp", "sctp"):
+        raise ApiError(400, "Invalid proto: " + protocol)
+    return ["%d/%s" % (number, protocol.lower()) for number in range(first, last + 1)]
+
+
+def apply_changes(config: dict, changes) -> dict:
+    """A configuration with the instructions of `--change` carried out; ApiError in the engine's words for a wrong one."""
+    config, instructions = dict(config), read_dockerfile("\n".join(changes))
+    if not instructions and changes:
+        raise ApiError(400, "file with no instructions")
+    for _, _, word, _ in instructions:
+        if word not in "CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR".split():
+            raise ApiError(400, word.lower() + " is not a valid change command")
+    for _, _, word, rest in instructions:
+        variables = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
+        if word in ("USER", "WORKDIR", "STOPSIGNAL"):
+            if not rest:
+                raise ApiError(400, word + " requires exactly one argument")
+            rest = _expand(rest, variables)
+        if word in ("EXPOSE", "VOLUME", "ONBUILD") and not rest:
+            raise ApiError(400, word + " requires at least one argument")
+        if word in ("CMD", "ENTRYPOINT"):
+            config[word.title()] = _command(rest)
+            if word == "ENTRYPOINT" and "CMD" not in [other for _, _, other, _ in instructions]:
+                config.pop("Cmd", None)
+        elif word == "ENV":
+            for name, value in _pairs(word, rest, variables):
+                variables[name] = value
+            config["Env"] = ["%s=%s" % pair for pair in variables.items()]
+        elif word == "LABEL":
+            config["Labels"] = dict(config.get("Labels") or {}, **dict(_pairs(word, rest, variables)))
+        elif word == "EXPOSE":
+            ports = [port for text in rest.split() for part in _expand(text, variables).split() for port in _exposed(part)]
+            config["ExposedPorts"] = dict(config.get("ExposedPorts") or {}, **{port: {} for port in ports})
+        elif word == "VOLUME":
+            volumes = [_expand(path, variables).strip() for path in _command(rest, shell=False)]
+            if "" in volumes:
+                raise ApiError(400, "VOLUME specified can not be an empty string")
+            config["Volumes"] = dict(config.get("Volumes") or {}, **{path: {} for path in volumes})
+        elif word == "WORKDIR":
+            config["WorkingDir"] = rest if rest.startswith("/") else clean_path(
+                "/".join([config.get("WorkingDir") or "/", rest]))
+        elif word == "ONBUILD":
+            trigger = rest.split()[0].upper()
+            if trigger in ("ONBUILD", "FROM", "MAINTAINER"):
+                raise ApiError(400, "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed" if trigger == "ONBUILD" else
+                               trigger + " isn't allowed as an ONBUILD trigger")
+            config["OnBuild"] = (config.get("OnBuild") or []) + [rest]
+        elif word == "HEALTHCHECK":
+            config["Healthcheck"] = _health_check(rest)
+        else:
+            config[{"USER": "User"}.get(word, "StopSignal")] = rest
+    return config
 
 
 # ======================================================================================================================

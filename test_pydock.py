@@ -18,6 +18,7 @@ Environment:
                               podman, sshd, openssl
     PYDOCK_TEST_REFERENCE=F   a run with the docker client writes what it did into this file; a run without compares
                               with that, so that every Python is held against docker
+    PYDOCK_TEST_KILLS=N       kill the processes that share an image store N times, not just 12
     PYDOCK_TEST_SUBJECT=FILE  test this program in pydock's place (another docker client, to test the tests)
 
 Sections: running · folders and processes · terminals · the wire · real parts · base cases · then the tests, in
@@ -41,6 +42,7 @@ import json
 import os
 import pickle
 import pty
+import random
 import re
 import select
 import shlex
@@ -60,6 +62,7 @@ import threading
 import time
 import traceback
 import unittest
+import unittest.mock
 import urllib.parse
 import zlib
 
@@ -7475,7 +7478,7 @@ def tar_listing(data):
     """What is in an archive, a line each."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         return "".join("%s %s %o %d %d %d %d %s %s\n" % (
-            info.name.rstrip("/"), info.type.decode(), info.mode, info.uid, info.gid, info.size, info.mtime, info.linkname,
+            info.name.rstrip("/"), info.type.decode(), info.mode & 0o7777, info.uid, info.gid, info.size, info.mtime, info.linkname,
             hashlib.sha256(tar.extractfile(info).read()).hexdigest()[:8] if info.isreg() else "") for info in tar)
 
 
@@ -7808,6 +7811,2008 @@ class ExtractTest(CliCase):
         self.check(self.pydock("cp", "top", "c:/top", env={"DOCKER_HOST": engine.host}), 0, "", "")
         self.check(self.extract(engine.calls()[-1].body), 0, "", "")
         self.assertEqual(tree(os.path.join(self.home, "out", "top")), tree(top))
+
+
+OCI = "application/vnd.oci.image."
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+def sum_of(data):
+    """The digest of bytes."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def noise(size, seed=0):
+    """Bytes of which no two places look alike, always the same for the same arguments."""
+    return b"".join(b"%d %d|" % (seed, at) * 9 for at in range(size // 40))[:size].ljust(size, b".")
+
+
+class Shelf:
+    """What a scripted registry holds, as the answer function of a ScriptedEngine: blobs, manifests, uploads.
+
+    It is a registry at its best; what goes wrong in a test is put before it by `engine.on`.
+    """
+
+    def __init__(self):
+        self.blobs, self.manifests, self.uploads, self.numbers = {}, {}, {}, iter(range(10 ** 6))
+        self.stored = []        # (repository, tag or digest) of manifests and digests of blobs, as they were put
+
+    def blob(self, data):
+        self.blobs[sum_of(data)] = data
+        return {"digest": sum_of(data), "size": len(data)}
+
+    def manifest(self, value, kind, *names):
+        """Adds a manifest under its digest and tags; returns its descriptor."""
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        for name in names + (sum_of(data),):
+            self.manifests[name] = data, kind
+        return {"mediaType": kind, "digest": sum_of(data), "size": len(data)}
+
+    def image(self, *tags, layers=2, size=300000, architecture="amd64", variant="", seed=0):
+        """Adds an image of noise; returns its descriptor with a platform. `self.layers` has the last one's digests."""
+        parts = [dict(self.blob(noise(size, seed + number)), mediaType=OCI + "layer.v1.tar+gzip")
+                 for number in range(layers)]
+        self.layers = [part["digest"] for part in parts]
+        platform = dict({"architecture": architecture, "os": "linux"}, **({"variant": variant} if variant else {}))
+        config = dict(platform, config={}, rootfs={"type": "layers", "diff_ids": self.layers})
+        config = dict(self.blob(json.dumps(config).encode()), mediaType=OCI + "config.v1+json")
+        return dict(self.manifest({"schemaVersion": 2, "mediaType": OCI + "manifest.v1+json", "config": config,
+                                   "layers": parts}, OCI + "manifest.v1+json", *tags), platform=platform)
+
+    def index(self, *tags, entries, kind=OCI + "index.v1+json"):
+        """Adds an index of descriptors; returns its descriptor."""
+        return self.manifest({"schemaVersion": 2, "mediaType": kind, "manifests": entries}, kind, *tags)
+
+    def __call__(self, request):
+        head = request.method == "HEAD"
+        if request.path.partition("?")[0] == "/v2/":
+            return answer(200, {})
+        repository, kind, name = re.match(r"/v2/(.+?)/(manifests|blobs|tags)/([^?]*)", request.path).groups()
+        if kind == "tags":
+            return answer(200, {"name": repository, "tags": sorted(t for t in self.manifests if ":" not in t)})
+        if name.startswith("uploads/"):
+            return self.upload(request, repository, name[len("uploads/"):])
+        if request.method == "PUT":
+            self.stored.append((repository, name))
+            self.manifest(request.body, request.header("Content-Type"), name)
+            return answer(201, b"", headers=[("Docker-Content-Digest", sum_of(request.body))])
+        found = self.manifests.get(name) if kind == "manifests" else (self.blobs.get(name), "application/octet-stream")
+        if not found or found[0] is None:
+            code = "MANIFEST_UNKNOWN" if kind == "manifests" else "BLOB_UNKNOWN"
+            return refusal(404, code, code.lower().replace("_", " "), head=head)
+        data, media = found
+        headers = [("Docker-Content-Digest", sum_of(data))] if kind == "manifests" else []
+        start = re.match(r"bytes=(\d+)-$", request.header("Range") or "")
+        if start:
+            at = int(start.group(1))
+            headers.append(("Content-Range", "bytes %d-%d/%d" % (at, len(data) - 1, len(data))))
+            return answer(206, data[at:], media, headers)
+        return answer(200, b"" if head else data, media, headers, length=len(data))
+
+    def upload(self, request, repository, name):
+        place = "/v2/%s/blobs/uploads/%s" % (repository, name or "u%d" % next(self.numbers))
+        if request.method == "POST":
+            if request.query.get("mount", [""])[0] in self.blobs and "from" in request.query:
+                return answer(201, b"")
+            self.uploads[place] = b""
+        elif request.method == "GET":
+            if place not in self.uploads:
+                return refusal(404, "BLOB_UPLOAD_UNKNOWN", "blob upload unknown to registry")
+            return answer(204, b"", headers=[("Location", place), ("Range", "0-%d" % (len(self.uploads[place]) - 1))])
+        else:
+            self.uploads[place] += request.body
+            if request.method == "PUT":
+                digest, data = request.query["digest"][0], self.uploads.pop(place)
+                if sum_of(data) != digest:
+                    return refusal(400, "DIGEST_INVALID", "provided digest did not match uploaded content")
+                self.blobs[digest] = data
+                self.stored.append(digest)
+                return answer(201, b"")
+        return answer(202, b"", headers=[("Location", place + "?state=a%2Fb" if request.method == "POST" else place),
+                                         ("Range", "0-%d" % max(0, len(self.uploads[place]) - 1))])
+
+
+def refusal(status, code, message, headers=(), head=False):
+    """A registry's error."""
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return answer(status, b"" if head else body, headers=headers, length=len(body))
+
+
+def challenge(text, status=401):
+    """A registry's answer to who is not known to it."""
+    return refusal(status, "UNAUTHORIZED", "authentication required", [("WWW-Authenticate", text)])
+
+
+def places(request):
+    """METHOD and the end of the path, a blob's or manifest's digest shortened."""
+    return "%s %s" % (request.method, re.sub(r"sha256:(\w{6})\w+", r"\1", request.target.partition("?")[0][4:]))
+
+
+def basic_auth(user, password):
+    """The value of an Authorization header."""
+    return "Basic " + basic(user, password)
+
+
+class RegistryCase(Case):
+    """The registry client on a scripted registry, `self.engine`, that has what is on `self.shelf`."""
+
+    def setUp(self):
+        super().setUp()
+        self.pydock = module()
+        for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("DOCKER_")]:
+            self.set_environ(name, None)
+        self.set_environ("XDG_CONFIG_HOME", self.folder())
+        self.put(self.pydock.Registry, "backoff", 0.01)
+        self.shelf = Shelf()
+        self.engine = self.start(ScriptedEngine(("*", "/v2/.*", self.shelf), tcp=True))
+        self.address = "127.0.0.1:%d" % self.engine.port
+        self.store = self.pydock.ImageStore(self.folder())
+        self.messages = []
+
+    def put(self, thing, name, value):
+        """Sets an attribute until the test ends."""
+        self.addCleanup(setattr, thing, name, getattr(thing, name))
+        setattr(thing, name, value)
+
+    def set_environ(self, name, value):
+        """Sets a variable of the environment until the test ends; None takes it away."""
+        before = os.environ.get(name)
+
+        def assign(value):
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self.addCleanup(assign, before)
+        assign(value)
+
+    def registry(self, host=None, auth=None, **options):
+        """A Registry, plain HTTP on the scripted one where nothing else is named."""
+        auth = self.pydock.AuthConfig(**auth) if auth else None
+        return self.start(self.pydock.Registry(host or "http://" + self.address, auth, settings=options.pop("settings", {}),
+                                               certs=options.pop("certs", []), **options))
+
+    def reference(self, name="app:1"):
+        return self.pydock.parse_reference(self.address + "/" + name)
+
+    def pull(self, name="app:1", platform="", registry=None, store=None, reference=None):
+        """Pulls; returns the image's record."""
+        reference = reference or self.reference(name)
+        store = store or self.store
+        threads = threading.active_count()
+        self.pydock.pull_image(registry or self.registry(), reference, platform, store, self.messages.append)
+        self.assertLessEqual(len([t for t in threading.enumerate() if "work" in repr(t)]), threads)
+        record = store.resolve(str(reference))
+        for digest in record.blobs:
+            with store.open_blob(digest) as file:
+                self.assertEqual(sum_of(file.read()), digest)
+        return record
+
+    def push(self, name="app:1", registry=None):
+        self.pydock.push_image(registry or self.registry(), self.reference(name), self.store, self.messages.append)
+
+    def refused(self, text, action, *args, **options):
+        """Asserts that something is refused with words that contain the text."""
+        with self.assertRaises(self.pydock.DockerError) as caught:
+            action(*args, **options)
+        self.assertIn(text, str(caught.exception))
+        return caught.exception
+
+    def said(self):
+        """The statuses of the messages, without those of the progress."""
+        return [m["status"] for m in self.messages if not m.get("progressDetail") and "status" in m]
+
+    def asked(self, pattern=".*"):
+        """The requests, short, that fit."""
+        return [places(r) for r in list(self.engine.requests) if re.search(pattern, places(r))]
+
+
+class PlatformTest(RegistryCase):
+    """Which image of an index is taken."""
+
+    ALL = ("amd64", "amd64/v2", "amd64/v3", "386", "arm/v5", "arm/v6", "arm/v7", "arm64/v8", "s390x")
+
+    @rows(
+        ("linux/amd64", "linux/amd64", ALL, "amd64"),
+        ("amd64/v3", "linux/amd64/v3", ALL, "amd64/v3"),
+        ("amd64/v4", "linux/amd64/v4", ALL, "amd64/v3"),
+        ("amd64/v2 of few", "linux/amd64/v2", ("amd64/v3", "amd64"), "amd64"),
+        ("amd64/v1", "linux/amd64/v1", ("386", "amd64/v1"), "amd64/v1"),
+        ("amd64 never newer", "linux/amd64", ("amd64/v2",), None),
+        ("amd64 on 386", "linux/amd64", ("386", "s390x"), "386"),
+        ("arm", "linux/arm", ALL, "arm/v7"),
+        ("arm/v6", "linux/arm/v6", ALL, "arm/v6"),
+        ("arm/v7 of v5", "linux/arm/v7", ("arm/v5", "arm64"), "arm/v5"),
+        ("arm/v5 never newer", "linux/arm/v5", ("arm/v6", "arm/v7"), None),
+        ("arm means v7", "linux/arm/v7", ("arm/v6", "arm"), "arm"),
+        ("arm64", "linux/arm64", ALL, "arm64/v8"),
+        ("arm64/v8 has no name", "linux/arm64/v8", ("arm/v7", "arm64"), "arm64"),
+        ("aarch64", "linux/aarch64", ALL, "arm64/v8"),
+        ("arm64 on arm", "linux/arm64", ("arm/v6", "arm/v7"), "arm/v7"),
+        ("arm64/v9", "linux/arm64/v9", ("arm64/v8", "arm/v7"), "arm64/v8"),
+        ("s390x", "linux/s390x", ALL, "s390x"),
+        ("none", "linux/riscv64", ALL, None),
+        ("another system", "windows/amd64", ALL, None),
+    )
+    def test_choice(self, title, platform, there, wanted):
+        entries = [{"digest": name, "platform": dict(zip(("architecture", "variant"), name.split("/")), os="linux")}
+                   for name in there]
+        if wanted:
+            self.assertEqual(self.pydock.choose_platform({"manifests": entries}, platform)["digest"], wanted)
+        else:
+            self.refused("no matching manifest for %s in the manifest list entries: there is linux/" % platform,
+                         self.pydock.choose_platform, {"manifests": entries}, platform)
+
+    def test_environment_and_host(self):
+        entries = [{"digest": n, "platform": {"os": "linux", "architecture": n}} for n in ("arm64", "amd64", "386")]
+        self.set_environ("DOCKER_DEFAULT_PLATFORM", "linux/386")
+        self.assertEqual(self.pydock.choose_platform({"manifests": entries})["digest"], "386")
+        self.set_environ("DOCKER_DEFAULT_PLATFORM", None)
+        uname = os.uname()
+        for machine, wanted in (("x86_64", "amd64"), ("aarch64", "arm64"), ("i686", "386")):
+            self.put(os, "uname", lambda machine=machine: os.uname_result(uname[:4] + (machine,)))
+            self.assertEqual(self.pydock.choose_platform({"manifests": entries})["digest"], wanted)
+        for machine, wanted in (("armv7l", "arm"), ("armv6l", "arm/v6"), ("loongarch64", "loong64")):
+            self.put(os, "uname", lambda machine=machine: os.uname_result(uname[:4] + (machine,)))
+            self.assertEqual(self.pydock.host_platform(), "linux/" + wanted)
+
+    def test_attestations(self):
+        """What describes another image is no image, whatever it says of its platform."""
+        image = {"digest": "image", "platform": {"os": "linux", "architecture": "amd64"}}
+        note = dict(image, digest="note", annotations={"vnd.docker.reference.type": "attestation-manifest"})
+        unknown = {"digest": "unknown", "platform": {"os": "unknown", "architecture": "unknown"}}
+        chart = dict(image, digest="chart", mediaType="application/vnd.cncf.helm.chart")
+        there = {"manifests": [unknown, note, chart, image]}
+        self.assertEqual(self.pydock.choose_platform(there, "linux/amd64")["digest"], "image")
+        self.refused("there is linux/amd64", self.pydock.choose_platform, there, "linux/s390x")
+        self.refused("there is none", self.pydock.choose_platform, {"manifests": [unknown, note]}, "linux/amd64")
+
+    def test_without_platforms(self):
+        there = {"manifests": [{"digest": "only"}]}
+        self.assertEqual(self.pydock.choose_platform(there, "linux/s390x")["digest"], "only")
+
+
+class PullTest(RegistryCase):
+    """What a pull asks of a registry, says, and leaves in the store."""
+
+    def test_pull_and_again(self):
+        self.shelf.image("1")
+        record = self.pull()
+        self.assertEqual(record.names, [self.address + "/app:1"])
+        self.assertEqual(record.digests, ["%s/app@%s" % (self.address, record.manifest["digest"])])
+        self.assertEqual(sorted(self.asked()), sorted(
+            ["GET app/manifests/1"] + ["GET app/blobs/" + d[7:13] for d in record.blobs[1:]]))
+        self.assertEqual(self.said()[0], "Pulling from app")
+        self.assertEqual(self.said()[-2:], ["Digest: " + record.manifest["digest"],
+                                            "Status: Downloaded newer image for %s/app:1" % self.address])
+        for status in ("Pulling fs layer", "Verifying Checksum", "Download complete", "Pull complete"):
+            self.assertEqual(self.said().count(status), 2, status)
+        accept = self.engine.requests[0].header("Accept")
+        for kind in ("oci.image.index.v1", "oci.image.manifest.v1", "docker.distribution.manifest.v2",
+                     "docker.distribution.manifest.list.v2"):
+            self.assertIn("application/vnd.%s+json" % kind, accept)
+        del self.engine.requests[:], self.messages[:]
+        self.pull()
+        self.assertEqual(self.asked(), ["HEAD app/manifests/1"])
+        self.assertEqual(self.said(), ["Pulling from app", "Digest: " + record.manifest["digest"],
+                                       "Status: Image is up to date for %s/app:1" % self.address])
+
+    def test_index(self):
+        """The image for the platform, under the index's digest; the second time it takes one request, too."""
+        entries = [self.shelf.image(architecture=a, variant=v, seed=10 * n) for n, (a, v) in enumerate(
+            (("arm", "v7"), ("amd64", ""), ("arm64", "v8")))]
+        for kind in (OCI + "index.v1+json", DOCKER_LIST):
+            top = self.shelf.index("1", entries=entries, kind=kind)
+            for entry, platform in ((entries[1], "linux/amd64"), (entries[2], "linux/arm64"), (entries[0], "linux/arm")):
+                record = self.pull(platform=platform)
+                self.assertEqual(record.manifest["digest"], entry["digest"])
+                self.assertIn("%s/app@%s" % (self.address, top["digest"]), record.digests)
+                del self.engine.requests[:]
+                self.pull(platform=platform)
+                self.assertEqual(self.asked(), ["HEAD app/manifests/1"])
+        self.refused("no matching manifest for linux/s390x in the manifest list entries: there is linux/amd64, "
+                     "linux/arm/v7, linux/arm64", self.pull, platform="linux/s390x")
+
+    def test_moved_tag(self):
+        first = self.shelf.image("1")
+        self.pull()
+        second = self.shelf.image("1", layers=3)
+        del self.messages[:], self.engine.requests[:]
+        record = self.pull()
+        self.assertEqual(record.manifest["digest"], second["digest"])
+        self.assertNotEqual(first["digest"], second["digest"])
+        self.assertEqual(self.said().count("Already exists"), 2)
+        self.assertEqual(len(self.asked("GET app/blobs")), 2)     # the configuration and the new layer
+
+    def test_by_digest(self):
+        digest = self.shelf.image("1")["digest"]
+        record = self.pull("app@" + digest)
+        self.assertEqual((record.names, record.digests), ([], ["%s/app@%s" % (self.address, digest)]))
+        self.assertEqual(self.messages[0], {"status": "Pulling from app", "id": "%s/app@%s" % (self.address, digest)})
+
+    @rows(
+        ("another manifest", lambda s: (b"{}", OCI + "manifest.v1+json"), "has no right descriptor in its layers"),
+        ("no JSON", lambda s: (b"<html>", "text/html"), "is no JSON object"),
+        ("a list", lambda s: (b"[]", OCI + "manifest.v1+json"), "is no JSON object"),
+        ("schema 1", lambda s: (json.dumps({"schemaVersion": 1, "fsLayers": []}).encode(),
+                                "application/vnd.docker.distribution.manifest.v1+prettyjws"), "schema 1"),
+        ("no descriptor", lambda s: (json.dumps({"layers": [{"digest": "../../x"}], "config": {}}).encode(),
+                                     OCI + "manifest.v1+json"), "has no right descriptor"),
+        ("configurations", lambda s: (json.dumps({"layers": [], "config": []}).encode(), OCI + "manifest.v1+json"),
+         "has no right descriptor in its config"),
+        ("odd platforms", lambda s: (json.dumps({"manifests": [{"digest": sum_of(b""), "size": 0, "platform": "x"}]})
+                                     .encode(), DOCKER_LIST), "has no right descriptor in its manifests"),
+        ("odder platforms", lambda s: (json.dumps({"manifests": [{"digest": sum_of(b""), "size": 0, "platform": {
+            "os": 5, "variant": []}}]}).encode(), DOCKER_LIST), "no matching manifest"),
+        ("a chart", lambda s: (json.dumps({"layers": [], "config": {
+            "mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": sum_of(b""), "size": 0}}).encode(),
+            OCI + "manifest.v1+json"), "no container image"),
+        ("too long", lambda s: (b" " * (5 << 20), OCI + "manifest.v1+json"), "longer than"),
+        ("lies about layers", lambda s: (json.dumps({"layers": [], "config": dict(s.blob(json.dumps(
+            {"rootfs": {"diff_ids": ["sha256:1"]}}).encode()), mediaType=OCI + "config.v1+json")}).encode(),
+            OCI + "manifest.v1+json"), "layers from manifest don't match image configuration"),
+    )
+    def test_odd_manifest(self, title, make, text):
+        data, kind = make(self.shelf)
+        self.engine.on("GET", ".*/manifests/1", answer(200, data, kind))
+        self.refused(text, self.pull)
+
+    def test_manifest_is_verified(self):
+        digest = self.shelf.image("1")["digest"]
+        self.engine.on("GET", ".*/manifests/.*", answer(200, self.shelf.manifests["1"][0] + b" ", OCI + "manifest.v1+json",
+                                                        [("Docker-Content-Digest", digest)]))
+        self.refused("manifest verification failed for digest " + digest, self.pull)
+        self.refused("manifest verification failed for digest " + digest, self.pull, "app@" + digest)
+
+    @rows(
+        ("unknown", refusal(404, "MANIFEST_UNKNOWN", "manifest unknown"),
+         "manifest for ADDRESS/app:1 not found: manifest unknown: manifest unknown"),
+        ("no repository", refusal(404, "NAME_UNKNOWN", "repository name not known to registry"),
+         "repository ADDRESS/app not found: name unknown: repository name not known to registry"),
+        ("denied", refusal(403, "DENIED", "requested access to the resource is denied"),
+         "pull access denied for ADDRESS/app, repository does not exist or may require 'docker login': denied: requested "
+         "access to the resource is denied"),
+        ("insufficient scope", challenge('Bearer realm="http://REALM/t",error="insufficient_scope"'),
+         "pull access denied for ADDRESS/app, repository does not exist or may require 'docker login': denied: requested "
+         "access to the resource is denied"),
+        ("rate limit", refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit. Log in."),
+         "toomanyrequests: You have reached your pull rate limit. Log in."),
+        ("long pause", refusal(429, "TOOMANYREQUESTS", "later", [("Retry-After", "3600")]), "toomanyrequests: later"),
+        ("plain text", answer(404, "nothing here", "text/plain"), "manifest for ADDRESS/app:1 not found: manifest unknown: manifest unknown"),
+        ("no error", answer(418, "short and stout", "text/plain"), "received unexpected HTTP status: 418"),
+        ("several", answer(400, {"errors": [{"code": "A_B", "message": "c"}, {"code": "D"}]}), "errors:\na b: c\nd: d\n"),
+    )
+    def test_refusal(self, title, thing, text):
+        thing = thing.replace(b"REALM", self.address.encode())
+        self.engine.on("*", "/t.*", answer(200, {"token": "t"})).on("GET", ".*/manifests/.*", thing)
+        error = self.refused(text.replace("ADDRESS", self.address), self.pull)
+        self.assertEqual(len(self.asked("manifests")), 2 if title == "insufficient scope" else 1)
+        self.assertEqual(self.messages, [])
+        if title in ("denied", "unknown", "no repository"):
+            self.assertEqual(error.status, 404)
+
+    def test_unreachable(self):
+        port = free_port()
+        self.refused('Get "http://127.0.0.1:%d/v2/": dial tcp 127.0.0.1:%d: connect: connection refused' % (port, port),
+                     self.pull, registry=self.registry("127.0.0.1:%d" % port))
+
+    def test_tags(self):
+        self.shelf.image("1", "2", "latest")
+        self.assertEqual(self.registry().tags("app"), ["1", "2", "latest"])
+        first, last = answer(200, {"tags": ["a", "b"]}, headers=[("Link", '</v2/app/tags/list?last=b>; rel="next"')]), []
+        self.engine.on("GET", "/v2/app/tags/list", lambda r: last[0] if last and r.query.get("last") == ["b"] else first)
+        self.assertEqual(self.registry().tags("app"), ["a", "b"])    # a list that does not end
+        last.append(answer(200, {"tags": ["c"]}))
+        self.assertEqual(self.registry().tags("app"), ["a", "b", "c"])
+
+    def test_search(self):
+        found = [{"name": "a", "star_count": 3}]
+        self.engine.on("GET", "/v1/search", answer(200, {"results": found}))
+        self.assertEqual(self.registry().search("a b", 7), found)
+        self.assertEqual(self.engine.requests[0].target, "/v1/search?q=a+b&n=7")
+
+    def test_stopped_by_the_report(self):
+        """What the caller raises ends the pull, and its threads with it."""
+        self.shelf.image("1", layers=6)
+        self.engine.on("GET", ".*/blobs/" + self.shelf.layers[1], [answer(200, b"", length=300000), SILENCE])
+
+        def report(message):
+            if message.get("status") == "Pull complete":
+                raise BrokenPipeError("gone")
+        before = threading.active_count()
+        with self.assertRaises(BrokenPipeError):
+            self.pydock.pull_image(self.registry(), self.reference(), "", self.store, report)
+        self.assertLessEqual(threading.active_count(), before + self.engine.connections)
+        self.assertFalse([t for t in threading.enumerate() if "work" in t.name])
+        self.engine.script = [("*", "/v2/.*", self.shelf)]
+        self.pull()
+
+
+class FaultTest(RegistryCase):
+    """Downloads that go wrong: every byte is right in the end, or the pull fails."""
+
+    def fault(self, *things):
+        """Puts faults before the first layer, one after the other; then the right answers follow."""
+        self.shelf.image("1", size=3 << 20)
+        self.layer = self.shelf.layers[0]
+        self.data = self.shelf.blobs[self.layer]
+        self.whole = answer(200, self.data, "application/octet-stream")
+        faults = [thing(self) if callable(thing) and not isinstance(thing, Act) else thing for thing in things]
+        left = list(faults)
+
+        def answers(request):
+            thing = left.pop(0) if left else self.shelf
+            return thing(request) if callable(thing) and not isinstance(thing, Act) else thing
+        self.engine.on("GET", ".*/blobs/" + self.layer, answers)
+        return faults
+
+    def ranges(self):
+        return [r.header("Range") for r in self.engine.requests if r.path.endswith(self.layer)]
+
+    def part(self, start, end=None, total=None, status=206, data=None):
+        """A partial answer, as it claims."""
+        size = len(self.data)
+        return answer(status, self.data[start:] if data is None else data, "application/octet-stream", [(
+            "Content-Range", "bytes %d-%d/%s" % (start, size - 1 if end is None else end, total or size))])
+
+    @rows(
+        ("cut", lambda t: cut(t.whole, 1500000), True),
+        ("reset", lambda t: cut(t.whole, 1500000, RESET), True),
+        ("cut head", lambda t: cut(t.whole, 20), None),
+        ("reset at once", RESET, None),
+        ("cut, and 200", [lambda t: cut(t.whole, 1500000), lambda t: t.whole], True),
+        ("cut twice", [lambda t: cut(t.whole, 1500000), lambda t: cut(t.part(1000000), 100)], True),
+        ("cut, and another place", [lambda t: cut(t.whole, 1500000), lambda t: t.part(0)], False),
+        ("cut, and a wrong end", [lambda t: cut(t.whole, 1500000), lambda t: t.part(1000000, end=2000000)], False),
+        ("cut, and no place", [lambda t: cut(t.whole, 1500000), lambda t: answer(206, t.data[5:])], False),
+        ("cut, and 416", [lambda t: cut(t.whole, 1500000), refusal(416, "RANGE_INVALID", "no")], False),
+        ("503", [answer(503, "busy", "text/plain"), answer(502, "busy")], None),
+        ("429", refusal(429, "TOOMANYREQUESTS", "slowly", [("Retry-After", "0")]), None),
+        ("408", answer(408, "late"), None),
+    )
+    def test_goes_on(self, title, things, resumes):
+        """With a Range where something came before, else from the start; 200 for 206 begins again."""
+        self.fault(*(things if isinstance(things, list) else [things]))
+        self.pull()
+        asked = self.ranges()
+        self.assertEqual(bool(asked[-1]), bool(resumes), asked)
+        if resumes is not None:
+            self.assertTrue(any(asked), asked)
+        retries = [m["status"] for m in self.messages if m.get("status", "").startswith("Retrying in 1 second")]
+        self.assertIn(len(asked) - 1 - len(retries), (0, 1))     # a kept connection that breaks at once is not told of
+
+    def test_resume_after_a_failed_pull(self):
+        """What came before the pull gave up is not asked for again."""
+        self.fault(*[lambda t: cut(t.whole, 2000000)] + [RESET] * 5)
+        self.refused("", self.pull)
+        before = len(self.ranges())
+        self.pull()
+        self.assertRegex(self.ranges()[before], r"^bytes=1\d{6}-$")
+        self.assertEqual(len(self.ranges()), before + 1)
+
+    def test_resumed_bytes_are_verified(self):
+        """Other bytes of the right length, in the part that was kept or in what follows: begun again, once."""
+        self.fault(lambda t: cut(t.whole.replace(t.data[:1000], b"x" * 1000), 2000000), lambda t: t.part(0, status=418))
+        self.refused("418", self.pull)
+        self.pull()
+        self.assertIsNone(self.ranges()[-1])
+
+    @rows(
+        ("other bytes", lambda t: t.whole.replace(t.data[-9:], b"x" * 9), "filesystem layer verification failed for digest"),
+        ("shorter", lambda t: answer(200, t.data[:-9]), "filesystem layer verification failed for digest"),
+        ("longer", lambda t: answer(200, t.data + b"x"), "is longer than the"),
+        ("endless", lambda t: [answer(200, b"", length=False, close=True)] + [t.data[:1 << 20]] * 5, "is longer than the"),
+        ("401", lambda t: challenge("Basic realm=x"), "no basic auth credentials"),
+        ("404", lambda t: refusal(404, "BLOB_UNKNOWN", "blob unknown"), "blob unknown: blob unknown"),
+        ("unasked part", lambda t: t.part(5), None),
+    )
+    def test_wrong(self, title, thing, text):
+        self.fault(thing)
+        if text:
+            self.refused(text, self.pull)
+            self.refused("o such image", self.store.resolve, self.address + "/app:1")
+            self.assertEqual(len(self.ranges()), 1)
+        self.pull()
+
+    @rows(("503", answer(503, "busy")), ("reset", RESET), ("cut", None), ("429", refusal(429, "TOOMANYREQUESTS", "slow")))
+    def test_gives_up(self, title, thing):
+        self.fault(*[thing or (lambda t: cut(t.whole, 200000))] * 50)
+        self.refused("", self.pull)
+        self.assertTrue(5 <= len(self.ranges()) <= 10, self.ranges())     # a kept connection that breaks counts for none
+
+    def test_retry_after(self):
+        """A number of seconds, and a date."""
+        self.shelf.image("1")
+        waits = []
+        self.put(self.pydock.Registry, "pause", lambda _, error, *rest: waits.append(error.retry))
+        date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 30))
+        self.engine.on("GET", ".*/manifests/1", Turns(*[refusal(429, "A", "b", [("Retry-After", value)])
+                                                        for value in ("7", date, "soon")] + [self.shelf]))
+        self.pull()
+        self.assertEqual(waits[0], 7)
+        self.assertTrue(25 < waits[1] <= 30, waits)
+        self.assertEqual(waits[2], 0)
+
+    def test_three_at_once(self):
+        self.shelf.image("1", layers=6)
+        busy, most, lock = [], [], threading.Lock()
+
+        def slow(request):
+            with lock:
+                busy.append(1)
+                most.append(len(busy))
+            time.sleep(0.05)
+            with lock:
+                busy.pop()
+            return self.shelf(request)
+        self.engine.on("GET", ".*/blobs/.*", slow)
+        self.pull()
+        self.assertEqual(max(most), 3)
+        self.assertEqual(self.said().count("Waiting"), 3)
+
+    def test_a_layer_twice(self):
+        part = dict(self.shelf.blob(b"twice"), mediaType=OCI + "layer.v1.tar")
+        config = dict(self.shelf.blob(json.dumps({"os": "linux", "architecture": "amd64", "rootfs": {
+            "diff_ids": [part["digest"]] * 2}}).encode()), mediaType=OCI + "config.v1+json")
+        self.shelf.manifest({"schemaVersion": 2, "config": config, "layers": [part] * 2}, OCI + "manifest.v1+json", "1")
+        self.pull()
+        self.assertEqual(len(self.asked("GET app/blobs")), 2)
+
+
+class RedirectTest(RegistryCase):
+    """Redirects and the addresses that a registry names."""
+
+    def test_to_another_host(self):
+        """Blobs come from elsewhere, to which no credentials go; ranges do."""
+        self.shelf.image("1")
+        seen = []
+
+        def storage(request):
+            seen.append(request)
+            if request.header("Authorization"):
+                return answer(400, "credentials!")
+            if request.path.endswith(self.shelf.layers[0]) and not request.header("Range"):
+                return cut(self.shelf(request), 200000)
+            return self.shelf(request)
+        other = self.start(ScriptedEngine(("GET", "/v2/.*", storage), tcp=True))
+
+        def registry(request):
+            if not request.header("Authorization"):
+                return challenge("Basic realm=x")
+            if "/blobs/" in request.path:
+                return answer(307, b"", headers=[("Location", "http://127.0.0.1:%d%s" % (other.port, request.path))])
+            return self.shelf(request)
+        self.engine.on("*", "/v2/.*", registry)
+        self.pull(registry=self.registry(auth={"username": "u", "password": "p:q"}))
+        self.assertEqual(len(seen), 4)
+        self.assertEqual(self.engine.requests[1].header("Authorization"), basic_auth("u", "p:q"))
+
+    def test_within_the_host(self):
+        """Credentials stay, at another path."""
+        self.shelf.image("1")
+
+        def registry(request):
+            if not request.header("Authorization"):
+                return challenge("Basic realm=x")
+            return self.shelf(request) if "/moved" in request.path else answer(302, b"", headers=[
+                ("Location", request.path.replace("/app", "/moved/app"))])
+        self.engine.on("*", "/v2/.*", registry)
+        self.pull(registry=self.registry(auth={"username": "u", "password": "p"}))
+
+    @rows(
+        ("loop", "/v2/app/manifests/1", "stopped after 10 redirects"),
+        ("file", "file:///etc/passwd", "no web address"),
+        ("nowhere", "http://", "stopped after 10 redirects"),
+        ("port", "http://host:99999999/", "no web address"),
+        ("user", "http://user:word@host/", "no web address"),
+        ("blank", "http://host/a b", "no web address"),
+        ("not ASCII", "http://host/\u00e9", "no web address"),
+    )
+    def test_hostile(self, title, location, text):
+        thing = answer(302, b"", headers=[("Location", location)])
+        self.engine.on("GET", "/v2/app/manifests/1", thing)
+        self.refused(text, self.pull)
+
+    @rows(
+        ("within", "https://r.example/x", "/y", None),
+        ("elsewhere", "https://r.example/x", "https://cdn.example/y", None),
+        ("leaves TLS", "https://r.example/x", "http://r.example/y", "leaves TLS"),
+        ("leaves TLS for elsewhere", "https://r.example/x", "http://cdn.example/y", "leaves TLS"),
+        ("metadata", "https://r.example/x", "https://169.254.169.254/y", "private network"),
+        ("loopback", "https://r.example/x", "https://127.0.0.1/y", "private network"),
+        ("localhost", "https://r.example/x", "https://localhost/y", "private network"),
+        ("IPv6", "https://r.example/x", "https://[::1]/y", "private network"),
+        ("mapped IPv6", "https://r.example/x", "https://[::ffff:10.0.0.1]/y", "private network"),
+        ("within a private network", "https://10.0.0.1/x", "https://10.0.0.2/y", None),
+        ("itself", "http://127.0.0.1:5/x", "http://127.0.0.1:6/y", None),
+        ("bad authority", "https://r.example/x", "https://[::1/y", "no web address"),
+    )
+    def test_addresses(self, title, base, location, text):
+        registry = self.registry("https://r.example")
+        if text:
+            self.refused(text, registry._checked, location, base)
+        else:
+            registry._checked(location, base)
+
+    def test_secrets_need_tls(self):
+        registry = self.registry("http://r.example", settings={"insecure-registries": ["t.example", "10.1.0.0/16"]})
+        base = "http://r.example/v2/"
+        registry._checked("http://r.example:99/token", base, True)
+        registry._checked("http://t.example/token", base, True)
+        registry._checked("https://auth.example/token", base, True)
+        registry._checked("http://auth.example/token", base)
+        self.refused("unencrypted", registry._checked, "http://auth.example/token", base, True)
+
+
+class TokenTest(RegistryCase):
+    """Who is let in: tokens, passwords, and how often they are asked for."""
+
+    def setUp(self):
+        super().setUp()
+        self.tokens = []
+        self.good = set()
+        self.answer = {"expires_in": 300}
+        self.engine.on("*", "/token.*", self.token).on("*", "/v2/.*", self.guarded)
+        self.challenge = 'Bearer realm="http://%s/token",service="reg",scope="repository:app:pull"' % self.address
+        self.shelf.image("1")
+
+    def token(self, request):
+        self.tokens.append(request)
+        if self.wanted and request.header("Authorization") != self.wanted and request.method == "GET":
+            return answer(401, {"details": "incorrect username or password"})
+        word = "t%d" % len(self.tokens)
+        self.good.add("Bearer " + word)
+        return answer(200, dict({"token": word}, **self.answer))
+
+    wanted = None
+
+    def guarded(self, request):
+        return self.shelf(request) if request.header("Authorization") in self.good else challenge(self.challenge)
+
+    def test_anonymous(self):
+        """One token serves all the requests of a pull."""
+        self.pull()
+        self.assertEqual([r.query for r in self.tokens], [{"service": ["reg"], "scope": ["repository:app:pull"]}])
+        self.assertIsNone(self.tokens[0].header("Authorization"))
+        self.assertEqual(self.asked()[:3], ["GET app/manifests/1", "GET en", "GET app/manifests/1"])
+        self.assertEqual(len(self.asked("GET app/manifests")), 2)
+
+    def test_password(self):
+        self.wanted = basic_auth("u", "p")
+        self.pull(registry=self.registry(auth={"username": "u", "password": "p"}))
+        self.assertEqual(self.tokens[0].query, {"service": ["reg"], "scope": ["repository:app:pull"], "account": ["u"]})
+        self.refused('"http://%s/v2/app/manifests/1": unauthorized: incorrect username or password' % self.address,
+                     self.pull, registry=self.registry(auth={"username": "u", "password": "q"}))
+
+    def test_identity_token(self):
+        self.pull(registry=self.registry(auth={"username": "<token>", "identitytoken": "secret+/="}))
+        request = self.tokens[0]
+        self.assertEqual((request.method, request.query, request.header("Authorization")), ("POST", {}, None))
+        self.assertEqual(urllib.parse.parse_qs(request.body.decode()), {
+            "grant_type": ["refresh_token"], "refresh_token": ["secret+/="], "service": ["reg"],
+            "scope": ["repository:app:pull"], "client_id": ["pydock"]})
+
+    def test_identity_token_is_not_redirected(self):
+        other = self.start(ScriptedEngine(("*", ".*", answer(200, {"token": "x"})), tcp=True))
+        self.engine.on("POST", "/token.*", answer(307, b"", headers=[("Location", "http://127.0.0.1:%d/" % other.port)]))
+        self.refused("307", self.pull, registry=self.registry(auth={"identitytoken": "secret"}))
+        self.assertEqual(other.requests, [])
+
+    def test_registry_token(self):
+        self.good.add("Bearer mine")
+        self.pull(registry=self.registry(auth={"registrytoken": "mine"}))
+        self.assertEqual(self.tokens, [])
+        self.refused("unauthorized: authentication required", self.pull, "app:2",
+                     registry=self.registry(auth={"registrytoken": "other"}))
+
+    def test_refused_token(self):
+        """The registry does not take the token: asked once more, not for ever."""
+        self.put(self, "good", frozenset())
+        self.engine.on("*", "/token.*", answer(200, {"access_token": "t"}))
+        self.refused("unauthorized: authentication required", self.pull)
+        self.assertEqual(len(self.asked("manifests")), 2)
+
+    def test_expired_token(self):
+        """The registry forgets a token in the middle of a pull."""
+        def forget(request):
+            self.good.clear()
+            del self.engine.script[0]
+            return self.guarded(request)
+        self.engine.on("GET", ".*/blobs/" + self.shelf.layers[1], forget)
+        self.pull()
+        self.assertTrue(2 <= len(self.tokens) <= 3, len(self.tokens))
+
+    def test_token_times_out(self):
+        registry = self.registry()
+        self.pull(registry=registry)
+        self.assertEqual(len(self.tokens), 1)
+        registry._tokens = {scope: (token, 0) for scope, (token, _) in registry._tokens.items()}
+        self.shelf.image("2", seed=50)
+        self.pull("app:2", registry=registry)
+        self.assertEqual(len(self.tokens), 2)
+        self.assertEqual(len([r for r in self.engine.requests if r.path.startswith("/v2") and not r.header(
+            "Authorization")]), 1)       # renewed before it was refused
+
+    @rows(
+        ("two headers", ["Negotiate", 'Bearer realm="REALM"'], None),
+        ("one header", ['Basic realm="x", bearer realm="REALM", service=s'], None),
+        ("odd spaces", ['Bearer  realm = "REALM" ,service="a\\"b"'], None),
+        ("unknown ones", ["Negotiate, Digest realm=x"], "unsupported authentication: digest, negotiate"),
+        ("Basic", ["Basic realm=x"], "no basic auth credentials"),
+        ("none", [], "unauthorized: authentication required"),
+        ("no realm", ["Bearer service=x"], "unsupported authentication: bearer"),
+        ("hostile realm", ['Bearer realm="file:///etc/passwd"'], "no web address"),
+    )
+    def test_challenges(self, title, values, text):
+        headers = [("WWW-Authenticate", value.replace("REALM", "http://%s/token" % self.address)) for value in values]
+        self.put(self, "guarded", None)
+        self.engine.on("*", "/v2/.*", lambda request: self.shelf(request) if request.header("Authorization")
+                       in self.good else refusal(401, "UNAUTHORIZED", "authentication required", headers))
+        if text:
+            self.refused(text, self.pull)
+        else:
+            self.pull()
+
+    def test_basic_where_there_is_no_token(self):
+        """Of several challenges the second serves where the first fails."""
+        self.good.add(basic_auth("u", "p"))
+        self.engine.on("*", "/token.*", answer(500, "broken"))
+        self.put(self, "challenge", self.challenge + ", Basic realm=x")
+        self.pull(registry=self.registry(auth={"username": "u", "password": "p"}))
+
+    @rows(("no token", answer(200, {})), ("no JSON", answer(200, "x")), ("long", answer(200, b" " * (2 << 20))),
+          ("not ASCII", answer(200, {"token": "\u00e9"})), ("line break", answer(200, {"token": "a\r\nX: y"})))
+    def test_odd_token(self, title, thing):
+        self.engine.on("*", "/token.*", thing)
+        self.refused("", self.pull)
+        self.assertFalse([r for r in self.engine.requests if r.header("X")])
+
+    def test_push_scopes(self):
+        self.pull()
+        del self.tokens[:]
+        self.push()
+        self.assertEqual([r.query["scope"] for r in self.tokens], [["repository:app:pull,push"]])
+        self.store.tag(self.store.resolve(self.address + "/app:1"), self.address + "/other:1")
+        self.engine.on("HEAD", ".*/blobs/.*", lambda r: answer(404, b""))
+        del self.tokens[:]
+        self.push("other:1")
+        self.assertEqual(sorted([r.query["scope"] for r in self.tokens]), [
+            ["repository:other:pull,push"], ["repository:other:pull,push", "repository:app:pull"]])
+
+
+class PushTest(RegistryCase):
+    """What a push asks of a registry, says, and leaves there."""
+
+    def setUp(self):
+        super().setUp()
+        shelf, self.shelf = self.shelf, Shelf()
+        self.manifest = shelf.image("1", layers=3, size=3 << 20)["digest"]
+        self.blobs = dict(shelf.blobs)
+        self.layers = shelf.layers
+        self.engine.script = [("*", "/v2/.*", shelf)]
+        self.pull()
+        self.engine.script = [("*", "/v2/.*", self.shelf)]
+        del self.messages[:], self.engine.requests[:]
+
+    def test_push(self):
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+        self.assertEqual(self.shelf.stored[-1], ("app", "1"))
+        self.assertEqual(sum_of(self.shelf.manifests["1"][0]), self.manifest)
+        self.assertEqual(self.said()[0], "The push refers to repository [%s/app]" % self.address)
+        self.assertEqual((self.said().count("Preparing"), self.said().count("Pushed")), (3, 3))
+        size = len(self.shelf.manifests["1"][0])
+        self.assertEqual(self.messages[-2:], [
+            {"status": "1: digest: %s size: %d" % (self.manifest, size)},
+            {"progressDetail": {}, "aux": {"Tag": "1", "Digest": self.manifest, "Size": size}}])
+        self.assertEqual(len(self.asked("PUT")), 5)
+        self.assertIn("?state=a%2Fb&digest=sha256%3A", [r for r in self.engine.requests if r.method == "PUT"][0].target)
+        del self.messages[:], self.engine.requests[:]
+        self.push()
+        self.assertEqual(self.said().count("Layer already exists"), 3)
+        self.assertEqual({r.method for r in self.engine.requests[:-1]}, {"HEAD"})
+
+    def test_mount(self):
+        """From a repository that the image has a name of, here; not from another registry."""
+        self.shelf.blobs.update(self.blobs)
+        self.engine.on("HEAD", ".*/blobs/.*", lambda r: answer(404, b""))
+        image = self.store.resolve(self.address + "/app:1")
+        for name in (self.address + "/other:1", "elsewhere.example/app:1"):
+            self.store.tag(image, name)
+        self.push("other:1")
+        self.assertEqual(self.said().count("Mounted from app"), 3)
+        self.assertEqual({tuple(r.query["from"]) for r in self.engine.requests if r.method == "POST"}, {("app",)})
+        self.assertEqual(len(self.asked("PUT")), 1)
+
+    @rows(("refused", refusal(403, "DENIED", "no")), ("accepted only", None), ("unsupported", answer(404, "x")))
+    def test_no_mount(self, title, thing):
+        self.store.tag(self.store.resolve(self.address + "/app:1"), self.address + "/other:1")
+        if thing:
+            self.engine.on("POST", ".*", lambda r: thing if "mount" in r.query else self.shelf(r))
+        self.push("other:1")
+        self.assertEqual(self.shelf.blobs, self.blobs)
+        self.assertEqual(self.said().count("Pushed"), 3)
+
+    def interrupted(self, keeps):
+        """Makes the first PUT of a layer break after so many bytes, of which the registry keeps `keeps`."""
+        broken = []
+
+        def put(request, sock, file):
+            place = request.path.partition("?")[0]
+            data = file.read(2000000)
+            with contextlib.suppress(KeyError):
+                self.shelf.uploads[place] = data[:keeps]
+            return [RESET]
+
+        def choose(request):
+            if request.method == "PUT" and request.query.get("digest") == self.layers[:1] and not broken:
+                broken.append(request)
+                return early([put])
+            return None
+        plain = self.engine._choose
+        self.engine._choose = lambda request: choose(request) or plain(request)
+
+    def test_resume(self):
+        """A broken upload goes on, in chunks, where the registry says that it is."""
+        self.interrupted(1500000)
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+        chunk = [r for r in self.engine.requests if r.method == "PATCH"]
+        self.assertEqual([r.header("Content-Range") for r in chunk], ["1500000-%d" % ((3 << 20) - 1)])
+
+    def test_resumed_wrongly(self):
+        """A registry that lost a byte on the way: all of it once more."""
+        self.interrupted(1500000)
+        self.engine.on("GET", ".*/blobs/uploads/.*", lambda r: self.shelf(r).replace(b"0-1499999", b"0-1499998"))
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+
+    def test_resume_after_a_refused_mount(self):
+        self.store.tag(self.store.resolve(self.address + "/app:1"), self.address + "/other:1")
+        self.interrupted(1500000)
+        self.push("other:1")
+        self.assertEqual(self.shelf.blobs, self.blobs)
+
+    def test_resume_from_nothing(self):
+        self.interrupted(0)
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+
+    def test_chunks(self):
+        """A body that is too large for one request; the registry's least size of a chunk is kept to."""
+        self.put(self.pydock, "_CHUNK_SIZE", 1 << 20)
+        self.engine.on("PUT", ".*/blobs/.*", lambda r: refusal(413, "SIZE", "too large") if len(r.body) > 1 << 20
+                       else self.shelf(r))
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+        self.assertEqual(sorted({r.header("Content-Range") for r in self.engine.requests if r.method == "PATCH"}), [
+            "0-1048575", "1048576-2097151", "2097152-3145727"])
+
+        def large(request):
+            thing = self.shelf(request)
+            return thing.replace(b"\r\nRange", b"\r\nOCI-Chunk-Min-Length: 2000000\r\nRange")
+        self.shelf.blobs.clear()
+        del self.engine.requests[:]
+        self.engine.on("POST", ".*/blobs/.*", large)
+        self.push()
+        self.assertEqual(sorted({r.header("Content-Range") for r in self.engine.requests if r.method == "PATCH"}), [
+            "0-1999999", "2000000-3145727"])
+
+    @rows(
+        ("503", "POST", answer(503, "busy")), ("503 for PUT", "PUT", answer(503, "busy")),
+        ("lost upload", "PUT", refusal(404, "BLOB_UPLOAD_UNKNOWN", "unknown")), ("reset", "HEAD", RESET),
+        ("429", "HEAD", answer(429, b"")), ("manifest", "PUT", None))
+    def test_goes_on(self, title, method, thing):
+        path = ".*/manifests/.*" if not thing else ".*"
+        self.engine.on(method, path, Turns(thing or answer(500, "x"), self.shelf))
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+
+    @rows(
+        ("denied", "POST", refusal(403, "DENIED", "requested access to the resource is denied"), "denied: requested access"),
+        ("login", "*", challenge("Basic realm=x"), "no basic auth credentials"),
+        ("digest", "PUT", refusal(400, "DIGEST_INVALID", "wrong"), "digest invalid: wrong"),
+        ("gives up", "PUT", answer(503, "busy"), "503"),
+        ("hostile place", "POST", answer(202, b"", headers=[("Location", "file:///x")]), "no web address"),
+    )
+    def test_refused(self, title, method, thing, text):
+        self.engine.on(method, ".*", thing)
+        self.refused(text, self.push)
+        self.assertEqual(self.shelf.manifests, {})
+
+    def test_place_elsewhere(self):
+        """An upload may go to another host, without credentials."""
+        other = self.start(ScriptedEngine(("*", "/v2/.*", lambda r: answer(400, "secret!") if r.header("Authorization")
+                                           else self.shelf(r)), tcp=True))
+
+        def registry(request):
+            if not request.header("Authorization"):
+                return challenge("Basic realm=x")
+            thing = self.shelf(request)
+            return thing.replace(b"Location: /", b"Location: http://127.0.0.1:%d/" % other.port)
+        self.engine.on("*", "/v2/.*", registry)
+        self.push(registry=self.registry(auth={"username": "u", "password": "p"}))
+        self.assertEqual(self.shelf.blobs, self.blobs)
+        self.assertEqual(len([r for r in other.requests if r.method == "PUT"]), 4)
+
+    def test_names(self):
+        self.refused("tag does not exist: %s/app:nosuch" % self.address, self.push, "app:nosuch")
+        self.refused("An image does not exist locally with the tag: %s/nosuch" % self.address, self.push, "nosuch:1")
+        self.refused("cannot push a digest reference", self.push, "app@" + self.manifest)
+
+    def test_other_digest(self):
+        self.engine.on("PUT", ".*/manifests/.*", answer(201, b"", headers=[("Docker-Content-Digest", sum_of(b""))]))
+        self.refused("stored another manifest", self.push)
+
+
+class RegistryHostTest(RegistryCase):
+    """How a registry is reached: TLS and its authorities, proxies, mirrors, hosts that may be insecure."""
+
+    def secure(self, name="server"):
+        """A scripted registry that speaks TLS under a certificate of the tests' CA; its port."""
+        self.certificates = Certificates.get()
+        engine = self.start(ScriptedEngine(("*", "/v2/.*", self.shelf), tls=self.certificates.server(name)))
+        return engine
+
+    def proxy(self, target):
+        """A proxy that sends everything to one port here, whatever it is asked for; its URL. `self.heads` has what
+        it was asked."""
+        self.heads = []
+
+        def pump(source, sink):
+            with contextlib.suppress(OSError):
+                for data in iter(lambda: source.recv(65536), b""):
+                    sink.sendall(data)
+                sink.shutdown(socket.SHUT_WR)
+
+        def serve(request, sock, file):
+            self.heads.append((request.target, request.header("Proxy-Authorization")))
+            if self.heads[0][1] is None and self.needs:
+                return answer(407, "who?", close=True)
+            with socket.create_connection(("127.0.0.1", target)) as far:
+                sock.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                thread = threading.Thread(target=pump, args=(sock, far), daemon=True)
+                thread.start()
+                pump(far, sock)
+                thread.join()
+            return CLOSE
+        engine = self.start(ScriptedEngine(("CONNECT", ".*", early([serve])), ("*", "http://.*", self.by_proxy), tcp=True))
+        return "127.0.0.1:%d" % engine.port
+
+    needs = False
+
+    def by_proxy(self, request):
+        self.heads.append((request.target, request.header("Proxy-Authorization")))
+        request.path = re.sub("^http://[^/]*", "", request.path)
+        return self.shelf(request)
+
+    def test_proxy_and_authorities(self):
+        """CONNECT through the proxy; the CA comes from SSL_CERT_FILE or certs.d."""
+        self.shelf.image("1")
+        engine = self.secure("elsewhere")
+        reference = self.pydock.parse_reference("elsewhere.example/app:1")
+        self.set_environ("HTTPS_PROXY", "http://me:se%40cret@" + self.proxy(engine.port))
+        self.refused("tls: failed to verify certificate: ", self.pull,
+                     registry=self.registry("elsewhere.example"), reference=reference)
+        self.assertEqual(self.heads, [("elsewhere.example:443", basic_auth("me", "se@cret"))])
+        self.set_environ("SSL_CERT_FILE", self.certificates.path("ca.pem"))
+        self.pull(registry=self.registry("elsewhere.example"), reference=reference)
+        self.set_environ("SSL_CERT_FILE", os.devnull)
+        self.refused("verify", self.pull, registry=self.registry("elsewhere.example"), reference=reference)
+        folder = self.folder()
+        os.mkdir(os.path.join(folder, "elsewhere.example"))
+        shutil.copy(self.certificates.path("ca.pem"), os.path.join(folder, "elsewhere.example", "ca.crt"))
+        self.pull(registry=self.registry("elsewhere.example", certs=[folder]), reference=reference)
+        self.set_environ("NO_PROXY", "other, .example")
+        self.refused("elsewhere.example", self.pull, registry=self.registry("elsewhere.example"), reference=reference)
+
+    def test_refused_by_the_proxy(self):
+        self.needs = True
+        self.set_environ("https_proxy", self.proxy(1))
+        self.refused("proxyconnect tcp: 407", self.registry("elsewhere.example").ping)
+
+    def test_proxy_of_plain_http(self):
+        self.shelf.image("1")
+        self.set_environ("HTTP_PROXY", self.proxy(1))
+        self.pull(registry=self.registry("http://plain.example:5000"),
+                  reference=self.pydock.parse_reference("plain.example:5000/app:1"))
+        self.assertEqual(self.heads[0], ("http://plain.example:5000/v2/app/manifests/1", None))
+
+    @rows(
+        ("no proxy", "https", "a.example", {}, ""),
+        ("host", "https", "a.example", {"HTTPS_PROXY": "p:1"}, "http://p:1"),
+        ("small letters", "https", "a.example", {"https_proxy": "http://p:1"}, "http://p:1"),
+        ("of http", "http", "a.example", {"HTTP_PROXY": "p:1", "HTTPS_PROXY": "q:1"}, "http://p:1"),
+        ("loopback", "http", "127.0.0.5", {"HTTP_PROXY": "p:1"}, ""),
+        ("localhost", "http", "localhost", {"HTTP_PROXY": "p:1"}, ""),
+        ("excepted", "https", "a.example", {"HTTPS_PROXY": "p:1", "NO_PROXY": "x,a.example"}, ""),
+        ("domain", "https", "a.example", {"HTTPS_PROXY": "p:1", "no_proxy": "example"}, ""),
+        ("not the domain", "https", "aexample", {"HTTPS_PROXY": "p:1", "NO_PROXY": "example"}, "http://p:1"),
+        ("subdomains", "https", "example", {"HTTPS_PROXY": "p:1", "NO_PROXY": ".example"}, "http://p:1"),
+        ("network", "https", "10.2.3.4", {"HTTPS_PROXY": "p:1", "NO_PROXY": "10.0.0.0/8"}, ""),
+        ("port", "https", "a.example", {"HTTPS_PROXY": "p:1", "NO_PROXY": "a.example:444"}, "http://p:1"),
+        ("that port", "https", "a.example", {"HTTPS_PROXY": "p:1", "NO_PROXY": "a.example:443"}, ""),
+        ("all", "https", "a.example", {"HTTPS_PROXY": "p:1", "NO_PROXY": "*"}, ""),
+    )
+    def test_proxy_for(self, title, scheme, host, environ, wanted):
+        for name, value in environ.items():
+            self.set_environ(name, value)
+        self.assertEqual(self.pydock.proxy_for(scheme, host, 443), wanted)
+
+    def test_loopback(self):
+        """TLS is tried first, unverified where no authority is named, then plain HTTP."""
+        self.shelf.image("1")
+        engine = self.secure()
+        self.pull(registry=self.registry("127.0.0.1:%d" % engine.port))
+        self.pull("app:1", registry=self.registry(self.address))
+        self.assertNotIn("https", self.registry(self.address).base.replace("https://" + self.address, ""))
+        folder = self.folder()
+        os.mkdir(os.path.join(folder, "127.0.0.1:%d" % engine.port))
+        path = os.path.join(folder, "127.0.0.1:%d" % engine.port, "ca.crt")
+        shutil.copy(self.certificates.path("ca.pem"), path)
+        self.registry("127.0.0.1:%d" % engine.port, certs=[folder]).ping()
+        shutil.copy(self.certificates.path("other.pem"), path)
+        self.refused("failed to verify certificate", self.registry("127.0.0.1:%d" % engine.port, certs=[folder]).ping)
+        with open(path, "w") as file:
+            file.write("nonsense")
+        self.refused("cannot be used", self.registry("127.0.0.1:%d" % engine.port, certs=[folder]).ping)
+
+    def test_client_certificate(self):
+        certificates = Certificates.get()
+        engine = self.start(ScriptedEngine(("*", "/v2/.*", self.shelf), tls=certificates.server() + (
+            certificates.path("ca.pem"),)))
+        folder, host = self.folder(), "127.0.0.1:%d" % engine.port
+        os.mkdir(os.path.join(folder, host))
+        for source, name in (("ca.pem", "ca.crt"), ("client/cert.pem", "client.cert"), ("client/key.pem", "client.key")):
+            shutil.copy(certificates.path(source), os.path.join(folder, host, name))
+        self.registry(host, certs=[folder]).ping()
+        os.unlink(os.path.join(folder, host, "client.key"))
+        self.refused("client.cert cannot be used", self.registry(host, certs=[folder]).ping)
+
+    @rows(
+        ("a name", "r.example", False), ("loopback", "127.0.0.9:5000", True), ("IPv6", "[::1]:5000", True),
+        ("localhost", "localhost", True), ("named", "plain.example:5000", True), ("other port", "plain.example:5001", False),
+        ("network", "10.1.2.3", True), ("not the network", "10.2.2.3", False), ("Hub", "docker.io", False),
+    )
+    def test_who_may_be_plain(self, title, host, wanted):
+        registry = self.registry(host, settings={"insecure-registries": ["plain.example:5000", "10.1.0.0/16"]})
+        self.assertEqual(registry.insecure, wanted)
+
+    def test_settings(self):
+        folder = os.path.join(os.environ["XDG_CONFIG_HOME"], "docker")
+        os.mkdir(folder)
+        path = os.path.join(folder, "daemon.json")
+        with open(path, "w") as file:
+            json.dump({"registry-mirrors": ["http://127.0.0.1:7"], "insecure-registries": ["i.example"]}, file)
+        self.assertEqual([m.base for m in self.pydock.Registry("docker.io").mirrors], ["http://127.0.0.1:7"])
+        self.assertEqual(self.pydock.Registry("quay.io").mirrors, [])
+        self.assertTrue(self.pydock.Registry("i.example").insecure)
+        with open(path, "w") as file:
+            file.write("{")
+        self.refused("daemon.json", self.pydock.Registry, "docker.io")
+
+    def test_mirror(self):
+        """Docker Hub's images come from the mirror; from the Hub itself what the mirror has not."""
+        digest = self.shelf.image("1")["digest"]
+        hub = Shelf()
+        hub.image("1", "2", seed=7)
+        origin = self.start(ScriptedEngine(("*", "/v2/.*", hub), tcp=True))
+        self.pydock._HUB_HOSTS["docker.io"], before = "127.0.0.1:%d" % origin.port, self.pydock._HUB_HOSTS["docker.io"]
+        self.addCleanup(self.pydock._HUB_HOSTS.__setitem__, "docker.io", before)
+
+        def pull(tag, mirrors):
+            registry = self.registry("docker.io", {"username": "u", "password": "p"}, settings={"registry-mirrors": mirrors})
+            return self.pull(registry=registry, reference=self.pydock.parse_reference("app:" + tag))
+        self.assertEqual(pull("1", ["http://" + self.address]).manifest["digest"], digest)
+        self.assertEqual(origin.requests, [])
+        self.assertEqual({r.header("Authorization") for r in self.engine.requests}, {None})
+        pull("2", ["http://" + self.address])
+        self.assertTrue(origin.requests)
+        self.engine.on("GET", ".*/blobs/.*", RESET)
+        self.shelf.image("3", seed=90)
+        hub.image("3", seed=90)
+        pull("3", ["http://127.0.0.1:%d" % free_port(), "http://" + self.address])
+
+    def test_kept_connections(self):
+        """A connection serves many requests; one that the registry closes in between is no error."""
+        self.shelf.image("1")
+        registry = self.registry()
+        for _ in range(5):
+            registry.manifest("app", "1")
+        self.assertEqual(self.engine.connections, 1)
+        self.engine.on("GET", ".*/manifests/1", lambda r: [self.shelf(r), CLOSE])
+        for _ in range(3):
+            registry.manifest("app", "1")
+            time.sleep(0.02)
+
+
+class TokenServer(Part):
+    """A token server, .realm, that signs for .user and, to pull, for anybody; see TokenRegistry."""
+
+    name, programs, root = "openssl", ("openssl",), False
+    user, password = "tester", "s3cret-word"
+
+    def start(self):
+        self.certificates = Certificates.get()
+        with open(self.certificates.path("ca.pem")) as file:
+            self.chain = re.sub(r"-----.*?-----|\s", "", file.read())
+        self.asked = []
+        self.server = ScriptedEngine(("*", "/token.*", self.token), tcp=True)
+        self.server.__enter__()
+        self.realm = "http://127.0.0.1:%d/token" % self.server.port
+
+    def stop(self):
+        self.server.__exit__()
+
+    def token(self, request):
+        form = urllib.parse.parse_qs(request.body.decode())
+        self.asked.append(request)
+        known = request.header("Authorization") == basic_auth(self.user, self.password) or (
+            form.get("refresh_token") == ["identity"])
+        if request.header("Authorization") and not known or form and not known:
+            return answer(401, {"details": "incorrect username or password"})
+        access = []
+        for scope in " ".join(form.get("scope", []) + request.query.get("scope", [])).split():
+            kind, name, actions = scope.split(":")
+            access.append({"type": kind, "name": name, "actions": [
+                action for action in actions.split(",") if known or action == "pull" and name != "private"]})
+
+        def encode(value):
+            value = value if isinstance(value, bytes) else json.dumps(value).encode()
+            return base64.urlsafe_b64encode(value).rstrip(b"=")
+        text = encode({"typ": "JWT", "alg": "RS256", "x5c": [self.chain]}) + b"." + encode({
+            "iss": "pydock-tests", "sub": "", "aud": "reg", "exp": int(time.time()) + 60, "nbf": int(time.time()) - 5,
+            "iat": int(time.time()), "jti": "1", "access": access})
+        signed = run([which("openssl"), "dgst", "-sha256", "-sign", self.certificates.path("ca.key")],
+                     clean_env(self.dir), text, binary=True)
+        return answer(200, {"access_token": (text + b"." + encode(signed.stdout)).decode(), "expires_in": 60})
+
+
+class TokenRegistry(Registry):
+    """The registry that wants tokens of TokenServer."""
+
+    def configure(self, config):
+        server = TokenServer.get()
+        config["auth"] = {"token": {"realm": server.realm, "service": "reg", "issuer": "pydock-tests",
+                                    "rootcertbundle": server.certificates.path("ca.pem")}}
+
+
+class RealRegistryTest(RegistryCase):
+    """Push to and pull from real registries, with large layers; what skopeo makes of it."""
+
+    def setUp(self):
+        super().setUp()
+        self.shelf.image("1", layers=4, size=2 << 20)
+        self.image = self.pull()
+
+    def round(self, part, **options):
+        """Pushes the image, pulls it into another store, pushes it once more to a second repository."""
+        address = part.address
+        for name in ("one", "two"):
+            reference = self.pydock.parse_reference("%s/%s:1" % (address, name))
+            self.store.tag(self.image, str(reference))
+            self.pydock.push_image(self.registry(address, **options), reference, self.store, self.messages.append)
+        other = self.pydock.ImageStore(self.folder())
+        for name in ("one", "two"):
+            record = self.pull(registry=self.registry(address, **options), store=other,
+                               reference=self.pydock.parse_reference("%s/%s:1" % (address, name)))
+            self.assertEqual(record.manifest, self.image.manifest)
+        self.assertEqual(self.said().count("Mounted from one"), 4)
+        self.assertEqual(self.registry(address, **options).tags("one"), ["1"])
+        return other
+
+    def test_open(self):
+        part = Registry.get()
+        self.round(part)
+        if which("skopeo"):
+            done = run([which("skopeo"), "inspect", "--raw", "--tls-verify=false", "docker://%s/one:1" % part.address],
+                       clean_env(self.folder()))
+            self.assertEqual(sum_of(done.stdout.encode()), self.image.manifest["digest"])
+        self.refused("manifest for %s/nosuch:1 not found: manifest unknown: manifest unknown" % part.address, self.pull,
+                     registry=self.registry(part.address),
+                     reference=self.pydock.parse_reference(part.address + "/nosuch:1"))
+
+    @rows(("password", PasswordRegistry), ("TLS", TlsRegistry))
+    def test_password(self, title, kind):
+        part = kind.get()
+        self.round(part, auth={"username": part.user, "password": part.password})
+        self.refused("no basic auth credentials", self.registry(part.address).ping)
+        self.refused("unauthorized: authentication required",
+                     self.registry(part.address, auth={"username": part.user, "password": "no"}).ping)
+
+    def test_verified_tls(self):
+        part, folder = TlsRegistry.get(), self.folder()
+        os.mkdir(os.path.join(folder, part.address))
+        shutil.copy(Certificates.get().path("ca.pem"), os.path.join(folder, part.address, "ca.crt"))
+        self.registry(part.address, {"username": part.user, "password": part.password}, certs=[folder]).ping()
+
+    def test_token(self):
+        part, server = TokenRegistry.get(), TokenServer.get()
+        self.round(part, auth={"username": server.user, "password": server.password})
+        reference = self.pydock.parse_reference(part.address + "/one:1")
+        self.pull(registry=self.registry(part.address), reference=reference, store=self.pydock.ImageStore(self.folder()))
+        self.pull(registry=self.registry(part.address, {"username": "<token>", "identitytoken": "identity"}),
+                  reference=reference, store=self.pydock.ImageStore(self.folder()))
+        self.refused("pull access denied", self.pull, registry=self.registry(part.address),
+                     reference=self.pydock.parse_reference(part.address + "/private:1"))
+        self.refused("denied: requested access to the resource is denied", self.pydock.push_image,
+                     self.registry(part.address), reference, self.store, self.messages.append)
+        self.refused("incorrect username or password", self.registry(
+            part.address, {"username": "tester", "password": "no"}).ping)
+
+
+class StoreCase(Case):
+    """An image store of its own, and images to put in."""
+
+    def setUp(self):
+        super().setUp()
+        self.pydock = module()
+        self.path = os.path.join(self.folder(), "store")
+        self.store = self.pydock.ImageStore(self.path)
+        self.said = []
+
+    def load(self, archive, size=65536):
+        """Loads an archive from bytes; the ids."""
+        return self.store.load(iter([archive[at:at + size] for at in range(0, len(archive), size)]), self.said.append)
+
+    def saved(self, *names):
+        """What save yields, as bytes."""
+        return b"".join(self.store.save(names))
+
+    def words(self):
+        """What load has said, but for its progress."""
+        return "".join(message.get("stream", "") for message in self.said)
+
+    def write(self, name, *parts):
+        """A file in the test's folder; its path."""
+        path = os.path.join(os.path.dirname(self.path), name)
+        with open(path, "wb") as file:
+            for part in parts:
+                file.write(part)
+        return path
+
+    def blobs(self):
+        """The digests of the blobs in the store."""
+        return {"sha256:" + name for name in os.listdir(os.path.join(self.path, "blobs", "sha256"))}
+
+    def refused(self, words, function, *args, **options):
+        """Asserts that a call raises DockerError with these words in it; the error."""
+        with self.assertRaises(self.pydock.DockerError) as caught:
+            function(*args, **options)
+        self.assertIn(words, str(caught.exception))
+        return caught.exception
+
+    def verify(self, path=None):
+        """Asserts that a store is whole: each reference leads to blobs with the right digests; the names."""
+        store = self.pydock.ImageStore(path or self.path)
+        names = []
+        for image in store.images():
+            names += image.names
+            for digest in image.blobs:
+                with store.open_blob(digest) as file:
+                    self.assertEqual(digest, "sha256:" + hashlib.sha256(file.read()).hexdigest())
+        if os.path.exists(os.path.join(store.path, "index.json")):
+            with open(os.path.join(store.path, "index.json")) as file:
+                for entry in json.load(file)["manifests"]:
+                    self.assertTrue(store.has_blob(entry["digest"]))
+        return sorted(names)
+
+
+def digest_of(data):
+    """A digest as manifests have it."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class StoreTest(StoreCase):
+    """The image store, without any engine."""
+
+    def test_nothing_is_made_by_looking(self):
+        self.assertEqual(self.store.images(), [])
+        self.refused("No such image: busybox:latest", self.store.resolve, "busybox")
+        self.assertFalse(os.path.exists(self.path))
+
+    @rows(("busybox", 404, "No such image: busybox:latest"), ("x/y:1", 404, "No such image: x/y:1"),
+          ("sha256:12", 404, "No such image: sha256:12"), ("f" * 64, 404, "No such image: sha256:" + "f" * 64),
+          ("Upper", 400, "invalid reference format"), ("", 400, "invalid reference format"),
+          ("a@sha256:" + "0" * 64, 404, "No such image: a@sha256:" + "0" * 64))
+    def test_unknown(self, name, status, words):
+        self.load(layered_image("app:1"))
+        error = self.refused(words, self.store.resolve, name)
+        self.assertEqual(error.status, status)
+
+    def test_references(self):
+        identifier, = self.load(layered_image("app:1"))
+        for name in ("app:1", "docker.io/library/app:1", identifier, identifier[7:], identifier[7:15], identifier[:20]):
+            self.assertEqual(self.store.resolve(name).id, identifier)
+        image = self.store.resolve("app:1")
+        self.assertEqual((image.names, image.digests, image.platform), (["docker.io/library/app:1"], [], "linux/amd64"))
+        self.assertEqual(image.labels, {"of": "pydock's tests"})
+        self.store.put_image(None, image.manifest, "app@" + image.manifest["digest"])
+        self.assertEqual(self.store.resolve("app@" + image.manifest["digest"]).names, image.names)
+        self.store.tag(image, "localhost:5000/other")
+        self.assertEqual(self.store.resolve(identifier).names, [
+            "docker.io/library/app:1", "localhost:5000/other:latest"])
+        self.refused("refusing to create an ambiguous tag", self.store.tag, image, "sha256:abc")
+        self.refused("", self.store.tag, image, "Upper")
+
+    def test_a_moved_tag_leaves_its_image(self):
+        first, = self.load(layered_image("app:1"))
+        second, = self.load(layered_image("app:1", seed="other"))
+        self.assertEqual(self.words().splitlines()[1:], [
+            "The image app:1 already exists, renaming the old one with ID %s to empty string" % first,
+            "Loaded image: app:1"])
+        self.assertEqual({image.id: image.names for image in self.store.images()},
+                         {first: [], second: ["docker.io/library/app:1"]})
+        self.store.tag(self.store.resolve(first), "app:2")
+        self.assertEqual(self.verify(), ["docker.io/library/app:1", "docker.io/library/app:2"])
+        with open(os.path.join(self.path, "index.json")) as file:
+            self.assertEqual(len(json.load(file)["manifests"]), 2)
+
+    def test_remove(self):
+        first, = self.load(layered_image("app:1"))
+        second, = self.load(layered_image("app:2", seed="other"))
+        image = self.store.resolve(first)
+        for name in ("app:3", "else:1"):
+            self.store.tag(image, name)
+        self.store.put_image(None, image.manifest, "app@" + image.manifest["digest"])
+        self.refused("conflict: unable to delete %s (must be forced) - image is referenced in multiple repositories"
+                     % first[7:19], self.store.remove, first)
+        self.assertEqual(self.store.remove("app:3"), [{"Untagged": "app:3"}])
+        self.assertEqual(self.store.remove("app:1"), [{"Untagged": "app:1"}, {
+            "Untagged": "app@" + image.manifest["digest"]}])
+        error = self.refused('conflict: unable to remove repository reference "else:1" (must force) - container abcdefabcdef '
+                             "is using its referenced image " + first[7:19],
+                             self.store.remove, "else:1", users={first: "abcdef" * 10})
+        self.assertEqual(error.status, 409)
+        self.refused("conflict: unable to delete %s (must be forced) - image is being used by stopped container abcdefabcdef"
+                     % first[7:19], self.store.remove, first[7:], users={first: "abcdef" * 10})
+        diff, chains = image.config["rootfs"]["diff_ids"], []
+        for digest in diff:
+            chains.append(digest_of((chains[-1] + " " + digest).encode()) if chains else digest)
+        self.assertEqual(self.store.remove("else:1"), [{"Untagged": "else:1"}, {"Deleted": first}] + [
+            {"Deleted": chain} for chain in chains[::-1]])
+        self.assertEqual(self.blobs(), set(self.store.resolve(second).blobs))
+        self.store.tag(self.store.resolve(second), "b:1")
+        self.assertEqual(self.store.remove(second, force=True)[:3], [
+            {"Untagged": "app:2"}, {"Untagged": "b:1"}, {"Deleted": second}])
+        self.assertEqual((self.blobs(), self.store.images()), (set(), []))
+
+    def test_shared_layers_stay(self):
+        def archive(name, count):
+            return rename_layers(layered_image("base", count), name)
+
+        first, = self.load(archive("one:1", 2))
+        second, = self.load(archive("two:1", 3))
+        gone = self.store.remove("two:1")
+        self.assertEqual(gone[:2], [{"Untagged": "two:1"}, {"Deleted": second}])
+        self.assertEqual(len(gone), 3)
+        self.assertEqual(self.blobs(), set(self.store.resolve(first).blobs))
+
+    def test_manifests_in_use_by_others(self):
+        identifier, = self.load(layered_image("app:1"))
+        image = self.store.resolve(identifier)
+        blobs = self.blobs()
+        users = []
+        store = self.pydock.ImageStore(self.path, lambda: users)
+        users.append(image.manifest["digest"])
+        self.assertEqual(store.remove("app:1", force=True), [{"Untagged": "app:1"}, {"Deleted": identifier}])
+        self.assertEqual((store.collect(), self.blobs()), (0, blobs))
+        users.clear()
+        self.assertGreater(store.collect(), 120000)
+        self.assertEqual(self.blobs(), set())
+
+    def test_ingest(self):
+        data = os.urandom(300000)
+        digest = digest_of(data)
+        with self.store.ingest(digest, len(data)) as blob:
+            blob.write(data[:100000])
+        self.assertFalse(self.store.has_blob(digest))
+        with self.store.ingest(digest, len(data)) as blob:
+            self.assertEqual(blob.offset, 100000)
+            blob.write(data[100000:])
+            blob.commit()
+        self.assertEqual(self.store.read_blob(digest), data)
+        with self.store.ingest(digest, len(data)) as blob:
+            self.assertEqual((blob.offset, blob.done), (len(data), True))
+            blob.commit()
+        self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [])
+
+    def test_wrong_bytes(self):
+        data = b"right" * 1000
+        digest = digest_of(data)
+        with self.store.ingest(digest, len(data)) as blob:
+            blob.write(b"wrong" * 1000)
+            self.refused("verification failed for digest " + digest, blob.commit)
+            self.assertEqual(blob.offset, 0)
+            self.refused("longer", blob.write, data + b"x")
+            blob.write(data[:-1])
+            self.refused("verification failed", blob.commit)
+            blob.write(data)
+            blob.commit()
+        self.assertEqual(self.store.read_blob(digest), data)
+        with open(self.store.blob_path(digest), "r+b") as file:
+            file.write(b"W")
+        self.refused("damaged", self.store.read_blob, digest)
+
+    @rows(("sha256:../../../etc/passwd",), ("sha256:" + "A" * 64,), ("sha256:",), ("md5:" + "0" * 32,),
+          ("sha256:" + "0" * 63,), ("x",), ("/",))
+    def test_no_digest(self, digest):
+        self.refused("invalid checksum digest format", self.store.blob_path, digest)
+
+    def test_images_must_be_whole(self):
+        with self.store.keep():
+            config = self.store.add_blob(b"{}")
+            manifest = json.dumps({"config": {"digest": config, "size": 2}, "layers": [
+                {"digest": "sha256:" + "0" * 64, "size": 1}]}).encode()
+            about = {"digest": self.store.add_blob(manifest), "size": len(manifest)}
+            self.refused("is missing", self.store.put_image, "app:1", about)
+            for wrong in (b"[]", b"{}", b"x", b'{"config": 5, "layers": []}', b'{"config": {}, "layers": {}}'):
+                about = {"digest": self.store.add_blob(wrong), "size": len(wrong)}
+                self.refused("", self.store.put_image, "app:1", about)
+        self.assertEqual(self.store.images(), [])
+
+    def test_what_others_write_into_it(self):
+        identifier, = self.load(layered_image("app:1"))
+        path = os.path.join(self.path, "index.json")
+        with open(path) as file:
+            index = json.load(file)
+        entry = dict(index["manifests"][0])
+        for name in ("busybox:2", "latest", "No Name", None):
+            index["manifests"].append(dict(entry, annotations={"org.opencontainers.image.ref.name": name} if name else None))
+        index["manifests"].append({"digest": "sha256:" + "0" * 64, "size": 1, "mediaType": "x"})
+        with open(path, "w") as file:
+            json.dump(index, file)
+        image, = self.store.images()
+        self.assertEqual(image.names, ["docker.io/library/app:1", "docker.io/library/busybox:2"])
+        self.store.remove(identifier, force=True)
+        self.assertEqual((self.store.images(), self.blobs()), ([], set()))
+        for wrong in ("", "[", "[]", "{}", '{"manifests": [{}]}', '{"manifests": [{"digest": "../x"}]}'):
+            with open(path, "w") as file:
+                file.write(wrong)
+            with unittest.mock.patch.object(time, "sleep"):
+                self.refused("the image store is damaged", self.store.images)
+
+    def test_an_index_with_platforms(self):
+        one, = self.load(layered_image("one:1"))
+        image = self.store.resolve(one)
+        foreign = {"digest": "sha256:" + "1" * 64, "size": 5, "platform": {"os": "plan9", "architecture": "vax"}}
+        data = json.dumps({"manifests": [foreign, dict(image.manifest, platform={
+            "os": "linux", "architecture": "amd64"})]}).encode()
+        with self.store.keep():
+            digest = self.store.add_blob(data)
+        with open(os.path.join(self.path, "index.json"), "w") as file:
+            json.dump({"manifests": [{"mediaType": self.pydock.OCI_INDEX, "digest": digest, "size": len(data), "annotations": {
+                "org.opencontainers.image.ref.name": "multi:1"}}]}, file)
+        self.assertEqual(self.store.resolve("multi:1").manifest, image.manifest)
+        self.assertEqual(self.store.collect(), 0)
+        self.assertEqual(self.verify(), ["docker.io/library/multi:1"])
+        self.store.remove("multi:1")
+        self.assertEqual(self.blobs(), set())
+
+    def test_a_lost_cache(self):
+        identifier, = self.load(layered_image("app:1"))
+        self.store.images()
+        for text in (None, "", "[]", "{", "null"):
+            path = os.path.join(self.path, "cache.json")
+            if text is None:
+                os.unlink(path)
+            else:
+                self.write("store/cache.json", text.encode())
+            self.assertEqual([image.id for image in self.store.images()], [identifier])
+            self.assertTrue(os.path.exists(path))
+
+    def test_a_long_list(self):
+        """What the list needs is read from two files, however many images there are."""
+        self.load(layered_image("app:1"))
+        manifest = self.store.resolve("app:1").manifest_json
+        entries, cache = [], {}
+        for number in range(1000):
+            digest = digest_of(b"%d" % number)
+            about = {"mediaType": self.pydock.OCI_MANIFEST, "digest": digest, "size": 500}
+            cache[digest] = {"id": digest_of(digest.encode()), "manifest": about, "size": 5, "created": "2024", "labels": {},
+                             "platform": "linux/amd64"}
+            for name in ("docker.io/library/app%d:latest" % number, "docker.io/library/app%d@%s" % (number, digest)):
+                entries.append(dict(about, annotations={"org.opencontainers.image.ref.name": name}))
+        self.write("store/index.json", json.dumps({"manifests": entries}).encode())
+        self.write("store/cache.json", json.dumps(cache).encode())
+        with unittest.mock.patch.object(self.store, "read_blob", side_effect=AssertionError):
+            began = time.process_time()
+            self.assertEqual(len(self.store.images()), 1000)
+            self.assertLess(time.process_time() - began, 0.5)
+        self.assertTrue(manifest)
+
+    def test_a_read_only_store(self):
+        if not os.geteuid():
+            self.skipTest("root writes everywhere")
+        self.load(layered_image("app:1"))
+        os.unlink(os.path.join(self.path, "cache.json"))
+        os.chmod(self.path, 0o500)
+        self.addCleanup(os.chmod, self.path, 0o700)
+        self.assertEqual(len(self.store.images()), 1)
+        self.refused("permission denied", self.store.remove, "app:1")
+
+    def test_inspect_and_history(self):
+        identifier, = self.load(layered_image("app:1"))
+        image = self.store.resolve("app:1")
+        self.store.put_image(None, image.manifest, "app@" + image.manifest["digest"])
+        shown = self.store.inspect(self.store.resolve("app:1"))
+        self.assertEqual((shown["Id"], shown["RepoTags"], shown["RepoDigests"], shown["Created"], shown["Os"]), (
+            identifier, ["app:1"], ["app@" + image.manifest["digest"]], "2024-01-02T03:04:05.678Z", "linux"))
+        self.assertEqual(shown["Config"]["Cmd"], ["/data/0"])
+        self.assertEqual(shown["Config"]["Entrypoint"], None)
+        steps = self.store.history(self.store.resolve("app:1"))
+        self.assertEqual([(step["Id"], step["CreatedBy"], step["Tags"], step["Created"]) for step in steps], [
+            (identifier, "layer 2", ["app:1"], 1704164645), ("<missing>", "layer 1", None, 1704164645),
+            ("<missing>", "layer 0", None, 1704164645)])
+        self.assertGreater(steps[0]["Size"], 40000)
+
+
+def rename_layers(archive, name):
+    """A `docker save` archive with another name."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(archive)) as old, tarfile.open(fileobj=out, mode="w") as new:
+        for member in old:
+            data = old.extractfile(member).read()
+            if member.name == "manifest.json":
+                data = json.dumps([dict(json.loads(data.decode())[0], RepoTags=[name])]).encode()
+            member.size = len(data)
+            new.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+def archive_of(*files):
+    """A tar archive of (name, bytes) and (name, link, type)."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, data, *kind in files:
+            member = tarfile.TarInfo(name)
+            if kind:
+                member.type, member.linkname = kind[0], data
+                data = b""
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return out.getvalue()
+
+
+class StoreArchiveTest(StoreCase):
+    """save, load and import."""
+
+    def test_round_trip(self):
+        identifier, = self.load(layered_image("app:1"))
+        self.store.tag(self.store.resolve("app:1"), "other:2")
+        archive = self.saved("app", identifier, "other:2")
+        before = self.blobs()
+        self.store.remove(identifier, force=True)
+        self.said.clear()
+        self.assertEqual(self.load(archive), [identifier])
+        self.assertEqual(self.words(), "Loaded image: app:1\nLoaded image: other:2\n")
+        self.assertEqual(self.blobs(), before)
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            names = tar.getnames()
+            self.assertEqual(names[-4:], ["index.json", "manifest.json", "oci-layout", "repositories"])
+            self.assertEqual(len(names), len(set(names)))
+            manifest, = json.loads(tar.extractfile("manifest.json").read().decode())
+            self.assertEqual(manifest["RepoTags"], ["app:1", "other:2"])
+            for name in [manifest["Config"]] + manifest["Layers"]:
+                self.assertIn(name, names)
+
+    def test_by_id_it_has_no_name(self):
+        identifier, = self.load(layered_image("app:1"))
+        archive = self.saved(identifier[:20])
+        self.store.remove("app:1")
+        self.assertEqual(self.load(archive), [identifier])
+        self.assertEqual(self.words().splitlines()[-1], "Loaded image ID: " + identifier)
+
+    @rows(("nope", "No such image: nope:latest"), ("nope:1", "reference does not exist"), ("Upper", "invalid reference"))
+    def test_save_of_nothing(self, name, words):
+        self.load(layered_image("app:1"))
+        self.refused(words, self.store.save, ["app:1", name])
+
+    def test_save_of_a_damaged_blob(self):
+        self.load(layered_image("app:1"))
+        with open(self.store.blob_path(self.store.resolve("app:1").blobs[-1]), "r+b") as file:
+            file.write(b"X")
+        self.refused("damaged", self.saved, "app:1")
+
+    @rows(("gzip",), ("bz2",), ("lzma",), ("two members",))
+    def test_packed(self, kind):
+        archive = layered_image("app:1")
+        packed = gzip.compress(archive[:5000]) + gzip.compress(archive[5000:]) + bytes(700) if kind == "two members" else \
+            __import__(kind).compress(archive)
+        for size in (1, 7, 100000) if len(packed) < 200000 else (100000,):
+            self.load(packed, size)
+        self.assertEqual(self.verify(), ["docker.io/library/app:1"])
+        self.refused("", self.load, packed[:len(packed) // 2])
+        self.refused("", self.load, packed[:20] + b"XXXXXXXXXXXXX" + packed[33:])
+        self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [])
+
+    def test_zstd(self):
+        packer = which("zstd")
+        if not packer:
+            self.skipTest("not installed: zstd")
+        packed = subprocess.run([packer, "-c"], input=layered_image("app:1"), stdout=subprocess.PIPE, check=True).stdout
+        try:
+            import compression.zstd         # noqa: F401
+        except ImportError:
+            self.refused("this Python cannot unpack zstd", self.load, packed)
+        else:
+            self.load(packed)
+            self.assertEqual(self.verify(), ["docker.io/library/app:1"])
+
+    @rows((b"", "manifest.json"), (b"garbage" * 200, "invalid tar header"), (archive_of(("x", b"y")), "manifest.json"),
+          (archive_of(("manifest.json", b"{")), "no JSON"), (archive_of(("manifest.json", b"{}")), "no list"),
+          (archive_of(("manifest.json", b"[5]")), "does not describe"),
+          (archive_of(("manifest.json", b'[{"Config": "c"}]')), "does not contain c"),
+          (archive_of(("manifest.json", b'[{"Config": "../../etc/passwd"}]')), "does not contain"),
+          (archive_of(("manifest.json", b'[{"Config": "c"}]'), ("c", "/etc/passwd", tarfile.SYMTYPE)), "does not contain"),
+          (archive_of(("manifest.json", b'[{"Config": "c"}]'), ("c", "c", tarfile.SYMTYPE)), "does not contain"),
+          (archive_of(("manifest.json", b'[{"Config": "c"}]'), ("c", b"[]")), "does not describe"),
+          (archive_of(("manifest.json", b'[{"Config": "c", "Layers": ["l"]}]'), ("c", b'{"rootfs": {"diff_ids": []}}')),
+           "layers length mismatch: expected 0, got 1"),
+          (archive_of(("manifest.json", b'[{"Config": "c", "Layers": ["l"]}]'), ("l", b"layer"), (
+              "c", b'{"rootfs": {"diff_ids": ["sha256:0"]}}')), 'invalid diffID for layer 0: expected "sha256:0", got'),
+          (archive_of(("blobs/sha256/" + "0" * 64, b"x")), "is damaged"), (layered_image("app:1")[:50000], "unexpected EOF"),
+          (archive_of(("oci-layout", b"{}"), ("index.json", b'{"manifests": [{"digest": "../../x"}]}')), "manifest.json"))
+    def test_bad_archives(self, archive, words):
+        self.refused(words, self.load, archive)
+        self.assertEqual((self.store.images(), self.blobs()), ([], set()))
+        for folder in ("ingest", "leases"):
+            self.assertEqual(os.listdir(os.path.join(self.path, folder)), [])
+
+    def test_paths_that_escape(self):
+        """Members' names are never paths here."""
+        trap = os.path.join(os.path.dirname(self.path), "trap")
+        with tarfile.open(fileobj=io.BytesIO(layered_image("app:1"))) as tar:
+            files = [(member.name, tar.extractfile(member).read()) for member in tar]
+        self.load(archive_of(("../" * 20 + trap, b"x"), (trap, b"x"), ("a", "/", tarfile.SYMTYPE), ("a" + trap, b"x"),
+                             ("../../../blobs/sha256/x", b"x"), ("dev", "", tarfile.CHRTYPE), *files))
+        self.assertFalse(os.path.exists(trap))
+        self.assertEqual(self.blobs(), set(self.store.resolve("app:1").blobs))
+
+    def test_a_bomb(self):
+        with unittest.mock.patch.object(self.pydock, "_BOMB_SIZE", 1 << 22):
+            bomb = gzip.compress(archive_of(("bomb", bytes(40 << 20))), 9)
+            self.refused("the archive is refused", self.load, bomb)
+            self.load(gzip.compress(layered_image("app:1", 2, 3 << 20)))
+        self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [])
+
+    def test_packed_layers(self):
+        plain = archive_of(("a", b"b"))
+        for packed, kind in ((gzip.compress(plain), "+gzip"), (plain, "")):
+            config = json.dumps({"rootfs": {"diff_ids": [digest_of(plain)]}, "kind": kind}).encode()
+            identifier, = self.load(archive_of(
+                ("manifest.json", b'[{"Config": "c", "Layers": ["link"], "RepoTags": ["x:1"]}]'), ("c", config),
+                ("sub/layer.tar", packed), ("link", "sub/layer.tar", tarfile.LNKTYPE)))
+            layer, = self.store.resolve(identifier).manifest_json["layers"]
+            self.assertEqual(layer, {"mediaType": self.pydock.OCI_LAYER + kind, "size": len(packed),
+                                     "digest": digest_of(packed)})
+        self.assertEqual(self.verify(), ["docker.io/library/x:1"])
+
+    @rows(("",), ("gzip",), ("lzma",))
+    def test_import(self, kind):
+        plain = archive_of(("etc/x", b"y"), ("link", "etc/x", tarfile.SYMTYPE))
+        data = __import__(kind).compress(plain) if kind else plain
+        image = self.store.import_rootfs(iter([data]), ["ENV A=b", "CMD sh"], "words", "imported:1", "linux/arm64")
+        self.assertEqual((image.names, image.platform), (["docker.io/library/imported:1"], "linux/arm64"))
+        self.assertEqual(image.config["rootfs"]["diff_ids"], [digest_of(plain)])
+        self.assertEqual(image.config["config"], {"Env": ["A=b"], "Cmd": ["/bin/sh", "-c", "sh"]})
+        layer, = image.manifest_json["layers"]
+        self.assertEqual(layer["digest"], digest_of(data if kind == "gzip" else plain))
+        self.assertEqual(self.store.inspect(image)["Comment"], "words")
+        self.assertEqual(self.verify(), ["docker.io/library/imported:1"])
+        for wrong in (b"garbage" * 1000, data[:len(data) - len(data) // 3], archive_of(("a", bytes(5000)))[:3000]):
+            if kind or wrong[:1] != b"e":
+                self.refused("", self.store.import_rootfs, iter([wrong]))
+        self.assertEqual(self.store.collect(), 0)
+
+    @rows(("CMD echo hi", {"Cmd": ["/bin/sh", "-c", "echo hi"]}), ('CMD ["a","b"]', {"Cmd": ["a", "b"]}),
+          ('CMD ["a", 3]', "when using JSON array syntax, arrays must be comprised of strings only"), ("cmd []", {"Cmd": []}),
+          ("CMD", {"Cmd": ["/bin/sh", "-c"]}), ("ENTRYPOINT x y", {"Entrypoint": ["/bin/sh", "-c", "x y"]}),
+          ('ENV a=b c="d e"', {"Env": ["a=b", "c=d e"]}), ("ENV a b c", {"Env": ["a=b c"]}),
+          ("ENV a", "ENV must have two arguments"), ("ENV =x", "ENV names can not be blank"),
+          ("ENV", "ENV requires at least one argument"), ("ENV a=1 b", "Syntax error - can't find = in \"b\". Must be of the"),
+          ("ENV P=$PATH:/x Q=${Z:-d} R=${Z:+d}", {"Env": ["P=:/x", "Q=d", "R="]}),
+          ("ENV a=\"x\\\"y\" b='$Q \\n'", {"Env": ['a=x"y', "b=$Q \\n"]}), ("ENV A=1\nENV B=$A-2 A=3", {"Env": ["A=3", "B=1-2"]}),
+          ("EXPOSE 80/udp 90-91 1:2", {"ExposedPorts": {"80/udp": {}, "90/tcp": {}, "91/tcp": {}, "2/tcp": {}}}),
+          ("EXPOSE foo", "Invalid containerPort: foo"), ("EXPOSE 99999", "Invalid containerPort: 99999"),
+          ("EXPOSE 80/foo", "Invalid proto: foo"), ("EXPOSE", "EXPOSE requires at least one argument"),
+          ('LABEL a=b "c d"=e o=v\\ 3', {"Labels": {"a": "b", "c d": "e", "o": "v 3"}}), ("LABEL a b", {"Labels": {"a": "b"}}),
+          ("LABEL a", "LABEL must have two arguments"), ("USER me", {"User": "me"}), ("USER a b", {"User": "a b"}),
+          ("USER", "USER requires exactly one argument"), ("VOLUME /a /b", {"Volumes": {"/a": {}, "/b": {}}}),
+          ('VOLUME ["/c"]', {"Volumes": {"/c": {}}}), ("VOLUME", "VOLUME requires at least one argument"),
+          ('VOLUME ["", "/d"]', "VOLUME specified can not be an empty string"), ("WORKDIR x", {"WorkingDir": "/x"}),
+          ("WORKDIR /a/../b/", {"WorkingDir": "/a/../b/"}), ("WORKDIR /w\nWORKDIR sub", {"WorkingDir": "/w/sub"}),
+          ("ONBUILD RUN x", {"OnBuild": ["RUN x"]}), ("ONBUILD from x", "FROM isn't allowed as an ONBUILD trigger"),
+          ("ONBUILD ONBUILD x", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+          ("ONBUILD", "ONBUILD requires at least one argument"), ("STOPSIGNAL 9", {"StopSignal": "9"}),
+          ("HEALTHCHECK NONE", {"Healthcheck": {"Test": ["NONE"]}}),
+          ("HEALTHCHECK CMD a b", {"Healthcheck": {"Test": ["CMD-SHELL", "a b"]}}),
+          ('HEALTHCHECK --interval=5s --retries=3 CMD ["a"]', {"Healthcheck": {
+              "Test": ["CMD", "a"], "Interval": 5000000000, "Retries": 3}}),
+          ("HEALTHCHECK --interval=x CMD a", 'time: invalid duration "x"'), ("HEALTHCHECK --foo=1 CMD a", "Unknown flag: foo"),
+          ("HEALTHCHECK --interval=1us CMD a", 'Interval "interval" cannot be less than 1ms'),
+          ("HEALTHCHECK --retries=0 CMD a", "--retries must be at least 1 (not 0)"),
+          ("HEALTHCHECK foo", 'Unknown type "FOO" in HEALTHCHECK (try CMD)'),
+          ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),
+          ("HEALTHCHECK", "HEALTHCHECK requires at least one argument"), ("RUN x", "run is not a valid change command"),
+          ("", "file with no instructions"), ("# c", "file with no instructions"))
+    def test_changes(self, text, wanted):
+        if isinstance(wanted, dict):
+            self.assertEqual(self.pydock.apply_changes({}, [text]), wanted)
+        else:
+            self.assertEqual(self.refused(wanted, self.pydock.apply_changes, {}, [text]).status, 400)
+
+
+# What the processes of the next tests do; sys.argv is: what, the store's path, a number.
+WORKER = """
+import hashlib, json, os, random, sys, time
+sys.path.insert(0, %r)
+sys.dont_write_bytecode = True
+import pydock
+what, path, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store = pydock.ImageStore(path)
+chance = random.Random(number)
+
+def image(seed, name, size=200000, step=20000):
+    data = hashlib.sha256(b"%%d" %% seed).digest() * (size // 32)
+    layer = "sha256:" + hashlib.sha256(data).hexdigest()
+    config = json.dumps({"os": "linux", "rootfs": {"type": "layers", "diff_ids": [layer]}, "seed": seed}).encode()
+    identifier = "sha256:" + hashlib.sha256(config).hexdigest()
+    manifest = json.dumps({"config": {"digest": identifier, "size": len(config)},
+                           "layers": [{"digest": layer, "size": len(data)}]}).encode()
+    digest = "sha256:" + hashlib.sha256(manifest).hexdigest()
+    with store.keep([layer, identifier, digest]):
+        with store.ingest(layer, len(data)) as blob:
+            assert blob.done or data[:blob.offset][-1:] == data[blob.offset - 1:blob.offset]
+            for at in range(blob.offset, len(data), step):
+                blob.write(data[at:at + step])
+            blob.commit()
+        store.add_blob(config)
+        store.add_blob(manifest)
+        store.put_image(name, {"digest": digest, "size": len(manifest)})
+
+def mess():
+    while True:
+        action = chance.randrange(8)
+        try:
+            if action < 4:
+                image(chance.randrange(6), "mess:%%d" %% chance.randrange(5))
+            elif action < 5:
+                store.tag(store.resolve("mess:%%d" %% chance.randrange(5)), "mess:%%d" %% chance.randrange(5))
+            elif action < 6:
+                store.remove("mess:%%d" %% chance.randrange(5), force=True)
+            elif action < 7:
+                store.collect()
+            else:
+                store.images()
+        except pydock.NotFound:
+            pass
+        print(action, flush=True)
+
+if what == "mess":
+    mess()
+elif what == "tag":
+    for at in range(8):
+        image(number * 100 + at, "tag:%%d-%%d" %% (number, at), 32000)
+elif what == "collect":
+    for _ in range(30):
+        store.collect()
+        time.sleep(0.01)
+elif what == "remove":
+    for at in range(8):
+        image(at %% 3, "remove:%%d" %% number, 32000)
+        assert all(map(store.has_blob, store.resolve("remove:%%d" %% number).blobs))
+        store.remove("remove:%%d" %% number)
+        time.sleep(0.01)
+elif what == "fill":
+    try:
+        image(number, "full:1", 3 << 20)
+    except pydock.DockerError as error:
+        print(error)
+"""
+
+
+class StoreSharingTest(StoreCase):
+    """Several processes in one store, some of them killed."""
+
+    def worker(self, what, number):
+        """Starts one."""
+        child = subprocess.Popen([sys.executable, "-c", WORKER % HERE, what, self.path, str(number)],
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.addCleanup(child.wait)
+        self.addCleanup(child.kill)
+        self.addCleanup(child.stdout.close)
+        self.addCleanup(child.stderr.close)
+        return child
+
+    def finish(self, *children):
+        """Waits until they end; what they said."""
+        said = []
+        for child in children:
+            out, err = child.communicate(timeout=60)
+            self.assertEqual((child.returncode, err.decode()), (0, ""))
+            said.append(out.decode())
+        return "".join(said)
+
+    def test_together(self):
+        """Names given at once are all there, while others collect and remove what they share."""
+        self.finish(*[self.worker(what, number) for what, number in (
+            ("tag", 1), ("tag", 2), ("tag", 3), ("remove", 4), ("remove", 5), ("collect", 0))])
+        self.assertEqual(self.verify(), sorted("docker.io/library/tag:%d-%d" % (number, at) for number in (1, 2, 3)
+                                               for at in range(8)))
+        self.store.collect()
+        self.assertEqual(len(self.blobs()), 3 * 8 * 3)
+
+    def test_kills(self):
+        """Processes killed at any instant: the store opens, is whole, and serves on."""
+        rounds, chance = int(os.environ.get("PYDOCK_TEST_KILLS", 12)), random.Random(5)
+        for number in range(rounds):
+            children = [self.worker("mess", number * 2 + at) for at in range(2)]
+            for child in children:
+                child.stdout.readline()             # it is at it
+            time.sleep(chance.random() * 0.15)
+            for child in children:
+                child.kill()
+            for child in children:
+                self.assertEqual((child.wait(), child.stderr.read().decode()), (-9, ""))
+            self.verify()
+        self.load(layered_image("app:1"))
+        self.store.collect()
+        for folder in ("ingest", "leases"):
+            self.assertEqual(os.listdir(os.path.join(self.path, folder)), [])
+        self.assertEqual(self.blobs(), {digest for image in self.store.images() for digest in image.blobs})
+        self.assertEqual(sorted(os.listdir(self.path)), ["blobs", "cache.json", "index.json", "ingest", "leases", "lock",
+                                                         "oci-layout"])
+
+    def test_one_downloads_and_the_other_waits(self):
+        data = os.urandom(1000)
+        digest, seen = digest_of(data), []
+
+        def other():
+            with self.store.ingest(digest, len(data)) as blob:
+                seen.append((blob.offset, blob.done))
+
+        thread = threading.Thread(target=other)
+        with self.store.ingest(digest, len(data)) as blob:
+            blob.write(data)
+            thread.start()
+            time.sleep(0.2)
+            self.assertEqual(seen, [])
+            blob.commit()
+        thread.join(10)
+        self.assertEqual(seen, [(1000, True)])
+
+    def test_a_lease(self):
+        with self.store.keep() as lease:
+            with self.store.keep():
+                lease.add(digest_of(b"kept"))
+                self.store.add_blob(b"kept")
+                self.store.add_blob(b"lost")
+            with self.store.ingest(digest_of(b"part"), 4) as blob:
+                blob.write(b"pa")
+                self.store.collect()                # in the midst of a download
+                self.assertEqual(self.blobs(), {digest_of(b"kept")})
+                blob.write(b"rt")
+                blob.commit()
+            self.store.collect()
+            self.assertEqual(self.blobs(), {digest_of(b"kept")})
+        self.store.collect()
+        self.assertEqual(self.blobs(), set())
+
+    def test_without_locks(self):
+        """Where there is no fcntl one process has the store for itself."""
+        with unittest.mock.patch.dict(sys.modules, fcntl=None):
+            self.load(layered_image("app:1"))
+            self.store.remove("app:1")
+            self.assertEqual(self.store.collect(), 0)
+            claim = os.path.join(self.path, "claim")
+            self.assertTrue(os.path.exists(claim))
+            self.pydock._HELD.pop(claim)            # as in another process
+            self.refused("the image store is in use by another process", self.load, layered_image("app:1"))
+            self.pydock._HELD[claim] = None
+
+    def test_full_disk(self):
+        mount = which("mount")
+        self.store.prepare()
+        if os.geteuid() or not mount or run([mount, "-t", "tmpfs", "-o", "size=2m", "tmpfs", self.path]).status:
+            self.skipTest("no small disk to be had")
+        try:
+            self.load(layered_image("app:1"))
+            self.assertIn("no space left on device", self.finish(self.worker("fill", 1)))
+            self.assertEqual(self.verify(), ["docker.io/library/app:1"])
+            self.refused("no space left on device", self.load, layered_image("big:1", 3, 1 << 20))
+            self.refused("no space left on device", self.store.import_rootfs, iter([archive_of(("x", bytes(3 << 20)))]))
+            with open(os.path.join(self.path, "filler"), "wb", 0) as file:
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(4096)):
+                        pass
+            self.refused("no space left on device", self.store.tag, self.store.resolve("app:1"), "app:2")
+            self.assertEqual(self.verify(), ["docker.io/library/app:1"])
+            self.store.collect()
+            self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [])
+            os.unlink(os.path.join(self.path, "filler"))
+            self.store.tag(self.store.resolve("app:1"), "app:2")
+        finally:
+            run([which("umount"), self.path])
+
+
+class StoreToolsTest(StoreCase):
+    """What other tools make of the store and its archives, and it of theirs."""
+
+    def skopeo(self, *args):
+        """Runs skopeo; what it says."""
+        if not which("skopeo") or not ENGINES:
+            raise lacking("skopeo", "no skopeo here")
+        outcome = run([which("skopeo"), "--insecure-policy"] + list(args), clean_env(self.folder()))
+        self.assertEqual(outcome.status, 0, outcome.stderr)
+        return outcome.stdout
+
+    def test_skopeo(self):
+        identifier, = self.load(layered_image("app:1"))
+        name = "oci:%s:docker.io/library/app:1" % self.path
+        image = self.store.resolve("app:1")
+        self.assertEqual(json.loads(self.skopeo("inspect", name))["Layers"], image.blobs[2:])
+        for kind in ("oci-archive", "docker-archive"):
+            target = self.write(kind)
+            os.unlink(target)
+            self.skopeo("copy", name, "%s:%s:copied:1" % (kind, target))
+            with open(target, "rb") as file:
+                self.load(file.read())
+            self.assertIn("Loaded image: copied:1\n", self.words())
+        saved = self.write("saved.tar", self.saved("app:1"))
+        self.skopeo("inspect", "docker-archive:%s:app:1" % saved)
+        self.skopeo("inspect", "oci-archive:%s:1" % saved)
+        self.skopeo("copy", "docker-archive:%s:app:1" % saved, "oci:%s:written:1" % self.path)
+        self.assertEqual(self.verify(), ["docker.io/library/" + name for name in ("app:1", "copied:1", "written:1")])
+        self.store.remove(self.store.resolve("written:1").id, force=True)
+        self.store.collect()
+        self.assertNotIn("docker.io/library/written:1", self.verify())
+        self.assertTrue(identifier)
+
+    def engine(self, part):
+        """Takes what save makes, and load what it saves."""
+        engine = part.get()
+        plain = layered_image("store:1")
+        identifier, = self.load(plain)
+        self.store.import_rootfs(iter([gzip.compress(busybox_tar())]), ["CMD sh"], "", "store-imported:1")
+        names = ["store:1", "store-imported:1"]
+        prefix = "" if part is Dockerd else "localhost/"
+        must(api(engine.host, "POST", "/v1.40/images/load", self.saved(*names), {"Content-Type": "application/x-tar"}))
+        for name in names:
+            self.addCleanup(api, engine.host, "DELETE", "/v1.40/images/%s%s?force=1" % (prefix, name))
+            mine = self.store.inspect(self.store.resolve(name))
+            theirs = must(api(engine.host, "GET", "/v1.40/images/%s%s/json" % (prefix, name)))
+            self.assertEqual(theirs["Id"].rpartition(":")[2], mine["Id"].rpartition(":")[2])
+            self.assertEqual(theirs["RootFS"]["Layers"], mine["RootFS"]["Layers"])
+            if part is Dockerd:
+                for key in set(theirs) - {"Size", "VirtualSize", "GraphDriver", "Metadata"}:
+                    self.assertEqual(mine[key], theirs[key], key)
+        self.assertTrue(identifier)
+        return engine, prefix
+
+    def test_dockerd(self):
+        engine, _ = self.engine(Dockerd)
+        data = run([docker_client(), "-H", engine.host, "save", "store:1", "store-imported:1"], clean_env(self.folder()),
+                   binary=True).stdout
+        ids = {image.id for image in self.store.images()}
+        self.store.remove("store:1")
+        self.store.remove("store-imported:1")
+        self.assertEqual(set(self.load(data)), ids)
+        self.assertEqual(self.verify(), ["docker.io/library/store-imported:1", "docker.io/library/store:1"])
+
+    def test_podman(self):
+        engine, prefix = self.engine(Podman)
+        for kind in ("docker-archive", "oci-archive"):
+            path = self.write(kind)
+            os.unlink(path)
+            out = run([which("podman"), "--storage-driver=vfs", "--root", engine.path("root"), "--runroot", engine.path("run"),
+                       "--tmpdir", engine.path("tmp"), "save", "--format", kind, "-o", path, prefix + "store:1"],
+                      clean_env(engine.dir, TMPDIR=engine.dir))
+            self.assertEqual(out.status, 0, out.stderr)
+            with open(path, "rb") as file:
+                self.load(file.read())
+            self.assertEqual(self.store.resolve("localhost/store:1").config["rootfs"],
+                             self.store.resolve("store:1").config["rootfs"])
 
 
 class RealEngineCase(DifferentialCase):
