@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""pydock: a Docker client in one file, for any host that has Python.
+"""pydock: a Docker client, and an engine for images, in one file, for any host that has Python.
 
 On the command line, in place of `docker`:
 
@@ -2179,17 +2179,19 @@ class TlsSettings:
 class Endpoint:
     """Where an engine is and how to reach it.
 
-    `host` is the normalised address as messages show it; `proto` is `unix`, `tcp` or `ssh`; `address` a socket's
-    path, or `(host, port)`; `prefix` a path in front of every request's; `tls` a TlsSettings or None; `context` the
-    context's name.  `error`, where set, says why there is no endpoint: a Client of it fails with that text.
+    `host` is the normalised address as messages show it; `proto` is `unix`, `tcp`, `ssh` or `embedded`; `address` a
+    socket's path, `(host, port)`, or the folder of the embedded engine; `prefix` a path in front of every request's;
+    `tls` a TlsSettings or None; `context` the context's name; `by_default` whether nobody chose it.  `error`, where
+    set, says why there is no endpoint: a Client of it fails with that text.
     """
 
     def __init__(self, host: str = DEFAULT_HOST, tls: TlsSettings = None, context: str = DEFAULT_CONTEXT,
-                 error: DockerError = None):
+                 error: DockerError = None, by_default: bool = False):
         self.host = host
         self.tls = tls
         self.context = context
         self.error = error
+        self.by_default = by_default
         self.proto, _, rest = host.partition("://")
         self.address, self.prefix, self.user = rest, "", ""
         if self.proto == "tcp":
@@ -2208,8 +2210,8 @@ class Endpoint:
         """What stands for the host in the URLs of messages."""
         if self.proto == "unix":
             return quote(self.address, safe="")
-        if self.proto == "ssh":
-            return "docker.example.com"
+        if self.proto in ("ssh", "embedded"):
+            return "docker.example.com" if self.proto == "ssh" else self.proto
         return urlsplit(self.host).netloc.rpartition("@")[2]
 
     @property
@@ -2225,7 +2227,7 @@ def parse_host(text: str, tls: bool = False) -> str:
     """Check an engine's address and bring it into its full form.
 
     `unix://PATH`, `tcp://HOST[:PORT][/PATH]` (default ports 2375, with `tls` 2376), `ssh://[USER@]HOST[:PORT][/PATH]`,
-    or a bare `HOST:PORT`; empty means the default socket.  Raises DockerError.
+    `embedded://[PATH]`, or a bare `HOST:PORT`; empty means the default socket.  Raises DockerError.
     """
     text = text.strip()
     if not text:
@@ -2235,6 +2237,8 @@ def parse_host(text: str, tls: bool = False) -> str:
         proto, rest = "tcp", text
     if proto == "unix":
         return "unix://" + (rest or DEFAULT_SOCKET)
+    if proto == "embedded":
+        return "embedded://" + os.path.abspath(os.path.expanduser(rest or default_root()))
     if proto == "ssh":
         return _parse_ssh_host(text)
     if proto in ("npipe", "fd"):
@@ -2242,6 +2246,12 @@ def parse_host(text: str, tls: bool = False) -> str:
     if proto != "tcp":
         raise DockerError("unable to resolve docker endpoint: invalid bind address format: " + text)
     return _parse_tcp_host(rest, tls)
+
+
+def default_root() -> str:
+    """The folder of the embedded engine, where none is named: `PYDOCK_ROOT`, or the place for a user's data."""
+    data = os.environ.get("XDG_DATA_HOME") or os.path.join("~", ".local", "share")
+    return os.path.expanduser(os.environ.get("PYDOCK_ROOT") or os.path.join(data, "pydock"))
 
 
 def _parse_tcp_host(rest, tls):
@@ -2340,7 +2350,7 @@ def resolve_endpoint(config: ConfigFile, hosts=(), context: str = "", tls: bool 
     """Decide which engine to talk to.
 
     `--context` (an error together with `-H`), `-H`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the configuration's
-    `currentContext`, the default socket, in this order.  TLS comes from the arguments, else from `DOCKER_TLS`,
+    `currentContext`, the default socket (see `find_engine` for what stands in for it), in this order.  TLS comes from the arguments, else from `DOCKER_TLS`,
     `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`; a context brings its own.  Raises DockerError.
     """
     environ = os.environ
@@ -2354,9 +2364,10 @@ def resolve_endpoint(config: ConfigFile, hosts=(), context: str = "", tls: bool 
             return load_context(config, context)
         verify = bool(environ.get("DOCKER_TLS_VERIFY")) if tlsverify is None else tlsverify
         use_tls = verify or tlsverify is not None or (bool(environ.get("DOCKER_TLS")) if tls is None else tls)
+        chosen = host or context
         host = parse_host(host, use_tls)
         if not use_tls or not host.startswith("tcp://"):
-            return Endpoint(host)
+            return Endpoint(host, by_default=not chosen)
         folder = environ.get("DOCKER_CERT_PATH") or default_config_directory()
         paths = [given or os.path.join(folder, name) for given, name in (
             (tlscacert, "ca.pem"), (tlscert, "cert.pem"), (tlskey, "key.pem"))]
@@ -2469,13 +2480,13 @@ class TlsWire(Wire):
     an engine tells a clean half-close from a broken connection by the close_notify alert.
     """
 
-    def __init__(self, sock, context, server_name):
+    def __init__(self, sock, context, server_name, server_side=False):
         import ssl
         import threading
         super().__init__(sock)
         self._want_read, self._clean_end = ssl.SSLWantReadError, ssl.SSLZeroReturnError
         self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._received, self._to_send, server_hostname=server_name)
+        self._tls = context.wrap_bio(self._received, self._to_send, server_side, server_name)
         self._lock, self._sending = threading.Lock(), threading.Lock()
         self._decrypted = b""
         self._ready = False
@@ -2591,6 +2602,32 @@ def dial(endpoint: Endpoint) -> Wire:
     return _DIALERS[endpoint.proto](endpoint)
 
 
+def find_engine(endpoint: Endpoint) -> Endpoint:
+    """The endpoint itself; where nobody chose it and no engine is there, one of this user's other engines.
+
+    That is the first of the well-known sockets at which one answers, rootless Docker's, Docker Desktop's and Podman's,
+    and, if none does, the embedded engine.  A socket that is there but may not be used is no reason to go elsewhere.
+    """
+    if not endpoint.by_default or endpoint.proto != "unix":
+        return endpoint
+    paths = []
+    if hasattr(socket, "AF_UNIX"):
+        home, run = os.path.expanduser("~"), os.environ.get("XDG_RUNTIME_DIR") or "/run/user/%d" % os.getuid()
+        paths = [endpoint.address, run + "/docker.sock", home + "/.docker/run/docker.sock",
+                 home + "/.docker/desktop/docker.sock", run + "/podman/podman.sock", "/run/podman/podman.sock"]
+    for path in paths:
+        found = endpoint if path == endpoint.address else Endpoint("unix://" + path)
+        try:
+            dial(found).hang_up()
+            return found
+        except PermissionError:
+            if found is endpoint:
+                return found
+        except OSError:
+            pass                        # nobody is there
+    return Endpoint(parse_host("embedded://"))
+
+
 def _dial_unix(endpoint):
     if not hasattr(socket, "AF_UNIX"):
         raise DockerError("this system has no unix sockets: name an engine with -H tcp://HOST:PORT")
@@ -2696,7 +2733,28 @@ def _dial_ssh(endpoint):
     return SshWire(ours, child, command, errors)
 
 
-_DIALERS = {"unix": _dial_unix, "tcp": _dial_tcp, "ssh": _dial_ssh}
+class EmbeddedWire(Wire):
+    """A wire to the embedded engine, which a thread of this process serves as long as the wire is open."""
+
+    def __init__(self, sock, thread):
+        super().__init__(sock)
+        self.thread = thread
+
+    def hang_up(self):
+        super().hang_up()
+        self.thread.join(5)
+
+
+def _dial_embedded(endpoint):
+    import threading
+    engine = embedded_engine(endpoint.address)          # the one look upwards in this file: section 15
+    ours, theirs = socket.socketpair()
+    thread = threading.Thread(target=Connection(Wire(theirs), engine).serve, daemon=True)
+    thread.start()
+    return EmbeddedWire(ours, thread)
+
+
+_DIALERS = {"unix": _dial_unix, "tcp": _dial_tcp, "ssh": _dial_ssh, "embedded": _dial_embedded}
 
 
 class _Exchange(http.client.HTTPConnection):
@@ -3335,7 +3393,7 @@ class Client:
 
     def __init__(self, endpoint=None, headers: dict = None, version: str = "", timeout: float = None, trace=None):
         if endpoint is None:
-            endpoint = resolve_endpoint(ConfigFile.load())
+            endpoint = find_engine(resolve_endpoint(ConfigFile.load()))
         elif isinstance(endpoint, str):
             endpoint = Endpoint(parse_host(endpoint))
         if endpoint.error:
@@ -6267,6 +6325,7 @@ GLOBAL_FLAGS = '''
   -G, --group string       group of the daemon's unix socket (default "docker")
   -H, --host list          address of the engine
   -l, --log-level string   least severity of log lines: "debug", "info", "warn", "error" or "fatal" (default "info")
+      #--pidfile string    file for the daemon's process number
       --tls                speak TLS
       --tlscacert string   certificate authority to trust, ca.pem of that folder if not given
       --tlscert string     certificate to present, cert.pem if not given
@@ -6345,9 +6404,19 @@ class Cli:
     @property
     def client(self) -> Client:
         if self._client is None:
+            if self.endpoint is not None:
+                self.endpoint = self.find_engine()
             trace = (lambda line: self.warn("[debug] " + line)) if self.debug else None
             self._client = Client(self.endpoint, self.config.http_headers(), trace=trace)
         return self._client
+
+    def find_engine(self) -> Endpoint:
+        """The endpoint, or what stands in for it where nobody chose it; the user is told."""
+        found = find_engine(self.endpoint)
+        if found is not self.endpoint:
+            self.warn("No engine answers at %s: using %s" % (self.endpoint.host, "the one at " + found.host if
+                      found.proto == "unix" else "pydock's own, which keeps its images in " + found.address))
+        return found
 
     def close(self) -> None:
         if self._client:
@@ -9048,6 +9117,7 @@ class SystemCommands(Cli):
         self.parse(args, "", 0)
         if self.endpoint.error:
             raise self.endpoint.error
+        self.endpoint = self.find_engine()
         try:
             wire = dial(self.endpoint)
         except OSError as error:
@@ -12089,6 +12159,1510 @@ def apply_changes(config: dict, changes) -> dict:
 
 
 # ======================================================================================================================
+# 15  Embedded engine
+# ======================================================================================================================
+#
+#   client            Connection                Engine                    ImageStore, Registry
+#     | request ------> Request ----------------> handle ------------------> |
+#     |                                            | JSON, blocks <--------- |   an answer at once
+#     | answer <------- head, body <-------------- |                         |
+#     | message <------ report <---------------------- work(report) <------> |   or messages while it works
+#
+# An error becomes an HTTP status as long as nothing of the answer has gone out, later a message of the stream.
+
+MINIMUM_API_VERSION = "1.24"
+_CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z"
+_NO_PROCESSES = ("pydock's own engine keeps images and runs no processes: start Docker or Podman, or name an engine that "
+                 "runs with -H or DOCKER_HOST")
+_NO_SWARM = 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to ' \
+            "swarm and try again."
+_ROUTES = [line.split() for line in """
+    GET    /_ping                    ping
+    GET    /version                  version
+    GET    /info                     info
+    GET    /events                   events
+    GET    /system/df                disk_usage
+    POST   /auth                     login
+    GET    /distribution/*/json      distribution
+    GET    /images/json              images
+    POST   /images/create            create_image
+    GET    /images/search            search
+    GET    /images/get               save
+    POST   /images/load              load
+    POST   /images/prune             prune_images
+    GET    /images/*/get             save
+    GET    /images/*/json            inspect_image
+    GET    /images/*/history         history
+    POST   /images/*/push            push
+    POST   /images/*/tag             tag
+    DELETE /images/*                 remove_image
+    GET    /containers/json          containers
+    POST   /containers/create        create_container
+    POST   /containers/prune         prune_containers
+    GET    /containers/*/json        inspect_container
+    GET    /containers/*/archive     archive
+    GET    /containers/*/export      export
+    GET    /containers/*/changes     changes
+    POST   /containers/*/rename      rename
+    POST   /containers/*/stop        stop
+    POST   /containers/*/attach      attach
+    POST   /containers/*/start       start
+    POST   /containers/*/wait        wait
+    DELETE /containers/*             remove_container
+    GET    /networks                 nothing
+    GET    /networks/*               no_network
+    POST   /networks/prune           no_networks_deleted
+    GET    /volumes                  volumes
+    GET    /volumes/*                no_volume
+    POST   /volumes/prune            no_volumes_deleted
+    POST   /build/prune              no_caches_deleted
+    GET    /plugins                  nothing
+    GET    /plugins/*                no_plugin
+    GET    /swarm                    no_swarm
+    GET    /services*                no_swarm
+    GET    /tasks*                   no_swarm
+    GET    /nodes*                   no_swarm
+    GET    /secrets*                 no_swarm
+    GET    /configs*                 no_swarm
+    *      /containers/*             no_processes
+    *      /exec/*                   no_processes
+    *      /build*                   no_processes
+    *      /commit                   no_processes
+    *      /session                  no_processes
+    *      /grpc                     no_processes
+    *      /networks*                no_processes
+    *      /volumes*                 no_processes
+    *      /plugins*                 no_processes
+    *      /swarm*                   no_processes
+    *      /services*                no_processes
+    *      /secrets*                 no_processes
+    *      /configs*                 no_processes
+    """.strip().splitlines()]
+# the fields of a container's Config and HostConfig that its inspection shows, whether they were given or not
+_NEW_CONFIG = {
+    "Hostname": "", "Domainname": "", "User": "", "AttachStdin": False, "AttachStdout": False, "AttachStderr": False,
+    "Tty": False, "OpenStdin": False, "StdinOnce": False, "Env": None, "Cmd": None, "Image": "", "Volumes": None,
+    "WorkingDir": "", "Entrypoint": None, "OnBuild": None, "Labels": {}}
+_NEW_HOST_CONFIG = {"NetworkMode": "default", "Binds": None, "PortBindings": None, "AutoRemove": False,
+                    "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0}, "Privileged": False}
+_NEW_STATE = {"Status": "created", "Running": False, "Paused": False, "Restarting": False, "OOMKilled": False,
+              "Dead": False, "Pid": 0, "ExitCode": 0, "Error": "", "StartedAt": "0001-01-01T00:00:00Z",
+              "FinishedAt": "0001-01-01T00:00:00Z"}
+_ADJECTIVES = ("amber bold brave bright calm clever crisp dapper eager fair fond gentle glad grand happy keen kind lively "
+               "lucid merry mild neat noble plain proud quick quiet rapid sharp shy sober solid sunny tidy vivid warm wise")
+_NOUNS = ("acorn anchor badger beacon birch brook canyon cedar cliff comet coral crane dune ember falcon fern fjord gale "
+          "glade harbor heron island jetty kestrel lagoon lantern maple meadow otter pebble quarry raven reef sparrow "
+          "summit thicket willow")
+
+
+class Request:
+    """What a client asks of the engine: `method`, `path` without its version, `query` {name: [values]}, `headers`.
+
+    `body` is a Body; `version` the API version, as a tuple; `gone(seconds)` waits and says whether the client has
+    hung up.  What Body wants of an answer of http.client's is here, too.
+    """
+
+    status, will_close = 0, True
+
+    def __init__(self, line, reader, wire):
+        from urllib.parse import parse_qs, unquote
+        self.method, target, protocol = line.decode("latin-1").split()
+        if not protocol.startswith("HTTP/1."):
+            raise ValueError
+        self.fp = reader
+        self.headers = http.client.parse_headers(reader)
+        self.chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
+        self.length = 0 if self.chunked else int(self.headers.get("Content-Length") or 0)
+        if self.length < 0:
+            raise ValueError
+        self.is_old = protocol == "HTTP/1.0"
+        words = self.headers.get("Connection", "").lower()
+        self.keeps = "close" not in words and not self.is_old
+        path, _, query = target.partition("?")
+        match = re.match(r"/v(\d+\.\d+)(/.*)", path)
+        self.version_text, path = match.groups() if match else (API_VERSION, path)
+        self.version = version_tuple(self.version_text)
+        self.path = unquote(path)
+        self.query = parse_qs(query, keep_blank_values=True)
+        self.gone = wire.answered
+        self.reading = False            # whether the body is an archive that is still coming in
+        if self.headers.get("Expect", "").lower() == "100-continue":
+            wire.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.body = Body(wire, self, None)
+
+    def close(self):
+        """For Body: nothing is to be let go of."""
+
+    def get(self, name: str, default: str = "") -> str:
+        """The first value of a query's field."""
+        return self.query.get(name, [default])[0]
+
+    def flag(self, name: str) -> bool:
+        """Whether a field of the query says yes."""
+        return self.get(name).strip().lower() not in ("", "0", "no", "false", "none")
+
+    def json(self) -> dict:
+        """The body, a JSON object."""
+        kind = self.headers.get("Content-Type", "")
+        data = self.body.read(_BODY_LIMIT)
+        if data and kind.partition(";")[0].strip() != JSON_TYPE:
+            raise ApiError(400, "unsupported Content-Type header (%s): must be 'application/json'" % kind)
+        try:
+            value = json.loads(data.decode("utf-8", "replace"))
+        except ValueError as error:
+            raise ApiError(400, "invalid JSON: " + go_json_error(error))
+        if not isinstance(value, dict):
+            raise ApiError(400, "invalid JSON: an object was expected")
+        return value
+
+    def filters(self, *names) -> dict:
+        """The query's filters, {name: [values]}; ApiError for those that are not among `names`."""
+        try:
+            found = json.loads(self.get("filters") or "{}")
+            found = {name: [key for key in values if isinstance(values, list) or values[key]]
+                     for name, values in found.items()}
+        except json.JSONDecodeError as error:
+            raise ApiError(400, "invalid filter: " + go_json_error(error))
+        except (AttributeError, TypeError):
+            raise ApiError(400, "invalid filter")
+        for name in found:
+            if name not in names:
+                raise ApiError(400, "invalid filter '%s'" % name)
+        return found
+
+    def auth(self) -> AuthConfig:
+        """The credentials that came along for the registry; none where they cannot be read."""
+        try:
+            fields = json.loads(base64.urlsafe_b64decode(self.headers.get("X-Registry-Auth", "")).decode("utf-8"))
+            return AuthConfig(**{field: fields.get(field) for field in AuthConfig.FIELDS})
+        except (ValueError, AttributeError):
+            return AuthConfig()
+
+
+class Response:
+    """An answer: its status and headers, and one of: `value` for JSON, bytes, an iterable of blocks as `send_body` takes.
+
+    Or `work`, a function that is called with `report(message)` and answers with a stream of messages.
+    """
+
+    def __init__(self, value=None, status: int = 200, kind: str = JSON_TYPE, headers: dict = None, work=None):
+        self.value = value
+        self.status = status
+        self.kind = kind
+        self.headers = headers or {}
+        self.work = work
+
+
+_BODY_LIMIT = 8 * MIB                   # of a request that is not an archive
+
+
+class Connection:
+    """One client's connection: reads requests, has the engine answer them, until the client hangs up."""
+
+    def __init__(self, wire: Wire, engine: "Engine"):
+        self.wire = wire
+        self.engine = engine
+        self.busy = False
+        self.last = False               # whether the request under way is to be the last one
+
+    def serve(self) -> None:
+        """Serve the client until it, or whoever sets `last`, has had enough."""
+        try:
+            self.wire.sock.settimeout(None)
+            while self._serve_one():
+                self.busy = False
+        except (OSError, http.client.HTTPException, DockerError):
+            pass                        # the client is gone, speaks something else, or must not take this for whole
+        finally:
+            self.wire.hang_up()
+
+    def _serve_one(self):
+        """Serve one request; whether there may be another."""
+        reader = self.wire.makefile("rb")
+        line = reader.readline(65537)
+        if not line.strip():
+            return bool(line)
+        self.busy = True
+        try:
+            request = Request(line, reader, self.wire)
+        except (ValueError, UnicodeDecodeError):
+            self._send(None, Response({"message": "malformed HTTP request"}, 400))
+            return self._linger()
+        response = self.engine.handle(request)
+        if response.work:
+            report = _Report(self, request)
+            try:
+                response.work(report)
+                report.end()
+            except _FAILURES as error:
+                if report.broken:
+                    raise
+                status, words = _failure(error)
+                if report.begun:
+                    code = {"code": status} if status == 401 else {}
+                    report({"errorDetail": dict(code, message=words), "error": words})
+                    report.end()
+                else:
+                    self._send(request, Response({"message": words}, status))
+        else:
+            self._send(request, response)
+        return request.keeps or self._linger()
+
+    def _send(self, request, response):
+        """Send an answer that is there, or comes in blocks."""
+        value, headers = response.value, dict(response.headers)
+        if response.kind == JSON_TYPE and not isinstance(value, bytes) and (value is None or isinstance(
+                value, (dict, list))):
+            value = b"" if response.status in (204, 304) else compact_json(value).encode("utf-8", "replace") + b"\n"
+        if isinstance(value, bytes) and response.status != 101:
+            headers["Content-Length"] = str(len(value))
+        wants_body = not request or request.method != "HEAD"
+        self.begin(request, response.status, response.kind if value else "", headers,
+                   value if wants_body and isinstance(value, bytes) else b"")
+        if wants_body and not isinstance(value, bytes):
+            if request.is_old:
+                for block in value:
+                    self.wire.sendall(block)
+            elif not send_body(self.wire, value):
+                raise ConnectionFailed("the client is gone")
+
+    def begin(self, request, status: int, kind: str = JSON_TYPE, headers: dict = None, data: bytes = b"") -> None:
+        """Send the head of an answer, and what of its body is there."""
+        body = request and request.body
+        if body and not body.done and request.length <= MIB and not request.chunked:
+            body.read()                 # nobody cared for it, and the next request stands behind it
+        if body and (not body.done or body._held or self.last):
+            request.keeps = False
+        lines = ["HTTP/1.1 %d %s" % (status, http.client.responses.get(status, "")), "Api-Version: " + API_VERSION,
+                 "Docker-Experimental: false", "Ostype: linux", "Server: pydock/%s (linux)" % __version__,
+                 "Date: " + time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())]
+        headers = dict(headers or ())
+        if kind:
+            headers["Content-Type"] = kind
+        if "Content-Length" not in headers and status != 101 and request and not request.is_old:
+            headers["Transfer-Encoding"] = "chunked"
+        if not request or not request.keeps:
+            headers["Connection"] = "Upgrade" if status == 101 else "close"
+        lines += ["%s: %s" % item for item in headers.items()]
+        self.wire.sendall("\r\n".join(lines + ["", ""]).encode("latin-1", "replace") + data)
+
+    def _linger(self):
+        """Let the client read what was sent, though it may still be sending, before the connection goes."""
+        self.wire.close_write()
+        limit, buffer = time.time() + 2, bytearray(RECEIVE_SIZE)
+        while time.time() < limit and self.wire.answered(limit - time.time()) and self.wire.recv_into(buffer):
+            pass
+        return False
+
+
+class _Report:
+    """Sends the messages of a stream to a client, from any thread; they wait while the client's own body comes in."""
+
+    def __init__(self, connection, request):
+        import threading
+        self.connection, self.request = connection, request
+        self.begun = self.broken = False
+        self._lock = threading.Lock()
+        self._waiting = []
+
+    def __call__(self, message: dict) -> None:
+        with self._lock:
+            if self.broken:
+                raise ConnectionFailed("the client is gone")
+            self._waiting.append(compact_json(message).encode("utf-8", "replace") + b"\r\n")
+            if not self.request.reading:
+                self._flush()
+
+    def _flush(self):
+        data, self._waiting = b"".join(self._waiting), []
+        try:
+            if not self.request.is_old:
+                data = b"%x\r\n%s\r\n" % (len(data), data) if data else b""
+            if self.begun:
+                self.connection.wire.sendall(data)
+            else:
+                self.begun = True
+                self.connection.begin(self.request, 200, data=data)
+        except OSError:
+            self.broken = True
+            raise
+
+    def end(self) -> None:
+        """The last message was sent."""
+        with self._lock:
+            self._flush()
+            if not self.request.is_old:
+                self.connection.wire.sendall(b"0\r\n\r\n")
+
+
+# What a request may fail of: the last ones where it, or what is stored, has another shape than it should have.
+_FAILURES = (DockerError, OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+
+
+def _failure(error):
+    """HTTP status and words of a failed request."""
+    if isinstance(error, ApiError):
+        return error.status, error.message
+    if isinstance(error, (DockerError, OSError)):
+        return 500, path_error_text(error) if isinstance(error, OSError) else str(error)
+    return 500, "the request, or what is stored, makes no sense to pydock: %s: %s" % (type(error).__name__, error)
+
+
+_ENGINES = {}
+
+
+def embedded_engine(root: str) -> "Engine":
+    """The engine of a folder; there is one of each in a process."""
+    return _ENGINES.get(root) or _ENGINES.setdefault(root, Engine(root))
+
+
+class Engine:
+    """The image half of the Engine API, and containers that never run, on an ImageStore and registries.
+
+    `handle` answers a Request.  Beside the images, the folder `root` holds `containers/ID.json` and `events.jsonl`, the
+    latest events, one a line; all of it may be shared by several processes.  Set `stopping` to end streams of events.
+    """
+
+    def __init__(self, root: str):
+        self.root = root
+        self.store = ImageStore(root, self._manifests_in_use)
+        self.stopping = False
+        self._view = (None, None)       # the image whose files were looked at last, and its FileTree
+
+    def handle(self, request: Request) -> Response:
+        """Answer a request: errors are answers, too."""
+        try:
+            answer = self._dispatch(request)
+            return answer if isinstance(answer, Response) else Response(answer, 204 if answer is None else 200)
+        except _FAILURES as error:
+            status, words = _failure(error)
+            return Response({"message": words}, status)
+
+    def _dispatch(self, request):
+        for limit, wrong, compare in ((API_VERSION, "new. Maximum", 1), (MINIMUM_API_VERSION, "old. Minimum", -1)):
+            if (request.version > version_tuple(limit)) - (request.version < version_tuple(limit)) == compare:
+                raise ApiError(400, "client version %s is too %s supported API version is %s%s" % (
+                    request.version_text, wrong, limit, ", please upgrade your client to a newer version"
+                    if compare < 0 else ""))
+        method = "GET" if request.method == "HEAD" else request.method
+        for verb, pattern, name in _ROUTES:
+            head, star, tail = pattern.partition("*")
+            path = request.path
+            if verb in (method, "*") and (path.startswith(head) and path.endswith(tail) and (
+                    len(path) > len(head) + len(tail) or head[-1] != "/") if star else path == head):
+                handler = getattr(self, "_" + name)
+                return handler(request, path[len(head):len(path) - len(tail)]) if star else handler(request)
+        raise ApiError(404, "page not found")
+
+    # -- the engine ----------------------------------------------------------------------------------------------------
+
+    def _ping(self, request):
+        return Response(b"OK", kind="text/plain; charset=utf-8", headers={
+            "Cache-Control": "no-cache, no-store, must-revalidate", "Pragma": "no-cache"})
+
+    def _version(self, request):
+        about = {"Version": __version__, "ApiVersion": API_VERSION, "MinAPIVersion": MINIMUM_API_VERSION,
+                 "GitCommit": "", "GoVersion": "none, Python " + sys.version.partition(" ")[0], "Os": "linux",
+                 "Arch": host_platform().split("/")[1], "KernelVersion": _kernel(), "BuildTime": ""}
+        details = {key: value for key, value in about.items() if key != "Version"}
+        return dict({"Platform": {"Name": "pydock's embedded engine"}, "Components": [
+            {"Name": "Engine", "Version": __version__, "Details": dict(details, Experimental="false")}]}, **about)
+
+    def _info(self, request):
+        import platform
+        count, settings = len(self._all_containers()), registry_settings()
+        try:
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):
+            memory = 0
+        return {
+            "ID": self._digest_of_root(), "Containers": count, "ContainersRunning": 0, "ContainersPaused": 0,
+            "ContainersStopped": count, "Images": len(self.store.images()), "Driver": "oci",
+            "DriverStatus": [["Layout", "OCI image layout"], ["Runs containers", "no"]], "SystemTime": _now(),
+            "Plugins": {"Volume": [], "Network": [], "Authorization": None, "Log": []}, "LoggingDriver": "",
+            "KernelVersion": _kernel(), "OperatingSystem": platform.system(), "OSType": "linux",
+            "Architecture": platform.machine(), "NCPU": os.cpu_count(), "MemTotal": memory,
+            "IndexServerAddress": INDEX_SERVER, "RegistryConfig": {
+                "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": settings.get("registry-mirrors") or [],
+                "IndexConfigs": {INDEX_NAME: {"Name": INDEX_NAME, "Mirrors": [], "Secure": True, "Official": True}}},
+            "DockerRootDir": self.root, "Name": platform.node(), "Labels": [], "ExperimentalBuild": False, "Debug": False,
+            "ServerVersion": "pydock %s, embedded engine" % __version__, "SecurityOptions": [],
+            "Swarm": {"LocalNodeState": "inactive"}, "LiveRestoreEnabled": False,
+            "Warnings": ["WARNING: " + _NO_PROCESSES]}
+
+    def _digest_of_root(self):
+        return _digest_of(os.path.abspath(self.root).encode("utf-8", "surrogateescape"))[:32]
+
+    def _disk_usage(self, request):
+        wanted = request.query.get("type") or ("image", "container", "volume", "build-cache")
+        images, counts, sizes = self.store.images(), {}, {}
+        for image in images:
+            manifest = image.manifest_json
+            for blob in [manifest["config"]] + manifest["layers"]:
+                counts[blob["digest"]] = counts.get(blob["digest"], 0) + 1
+                sizes[blob["digest"]] = blob["size"]
+        rows = []
+        for image in images if "image" in wanted else ():
+            users = sum(container["Image"] == image.id for container in self._all_containers())
+            rows.append(dict(self._image_row(image, request), Containers=users,
+                             SharedSize=sum(sizes[digest] for digest in set(image.blobs[1:]) if counts[digest] > 1)))
+        return {"LayersSize": sum(sizes.values()), "Images": rows, "Volumes": [], "BuildCache": [], "BuilderSize": 0,
+                "Containers": [self._container_row(container) for container in self._all_containers()]
+                if "container" in wanted else []}
+
+    # -- events --------------------------------------------------------------------------------------------------------
+
+    def emit(self, kind: str, action: str, identifier: str, attributes: dict) -> None:
+        """Enter an event for whoever listens, in this process or another one."""
+        now, short = time.time(), {"status": action, "id": identifier}
+        if kind == "container":
+            short["from"] = attributes.get("image", "")
+        event = dict(short, Type=kind, Action=action, Actor={"ID": identifier, "Attributes": attributes}, scope="local",
+                     time=int(now), timeNano=int(now * 1e9))
+        path = os.path.join(self.root, "events.jsonl")
+        try:
+            with self.store.lock():
+                if os.path.exists(path) and os.path.getsize(path) > _EVENTS_LIMIT:
+                    with open(path, "rb") as file:
+                        data = file.read()
+                    write_atomically(path, data[data.index(b"\n", len(data) // 2) + 1:], 0o600)
+                with open(path, "ab") as file:
+                    file.write(compact_json(event).encode("utf-8", "replace") + b"\n")
+        except OSError:
+            pass                        # what happened has happened
+
+    def _events(self, request):
+        times = []
+        for name in ("since", "until"):
+            try:
+                times.append(float(request.get(name) or "nan"))
+            except ValueError:
+                raise ApiError(400, "failed to parse value as time: " + go_quote(request.get(name)))
+        filters = request.filters("type", "event", "image", "container", "label", "scope", "daemon", "network", "volume",
+                                  "plugin", "service", "node", "secret", "config")
+        return Response(self._follow(request, times[0], times[1], filters))
+
+    def _follow(self, request, since, until, filters):
+        """Yield the lines of events, those of the past first, as long as the client listens."""
+        path, file = os.path.join(self.root, "events.jsonl"), None
+        latest = int(time.time() * 1e9) if since != since and until != until else 0     # a time that is none, not itself
+        yield b""                       # the head of the answer goes out at once
+        try:
+            while True:
+                try:
+                    if file is None or not os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                        fresh = open(path, "rb")
+                        if file:
+                            file.close()
+                        file = fresh
+                except FileNotFoundError:
+                    pass                # nothing has happened yet
+                lines = []
+                while file:
+                    line = file.readline()
+                    if not line.endswith(b"\n"):
+                        file.seek(-len(line), os.SEEK_CUR)
+                        break
+                    event = json.loads(line.decode("utf-8"))
+                    moment = event["timeNano"]
+                    if moment > latest and not moment < since * 1e9 and not moment > until * 1e9:
+                        lines += [line] * _is_wanted(event, filters)
+                    latest = max(latest, moment)
+                if lines:
+                    yield b"".join(lines)
+                rest = until - time.time()
+                if rest <= 0 or self.stopping or request.gone(min(0.2, rest) if rest == rest else 0.2):
+                    return
+        finally:
+            if file:
+                file.close()
+
+    # -- images --------------------------------------------------------------------------------------------------------
+
+    def _image_row(self, image, request):
+        names, digests = list(map(familiar, image.names)), list(map(familiar, image.digests))
+        if request.version < (1, 43) and not names:
+            names, digests = ["<none>:<none>"], digests or ["<none>@<none>"]
+        row = {"Id": image.id, "ParentId": "", "RepoTags": names, "RepoDigests": digests, "Created": _seconds(image.created),
+               "Size": image.size, "SharedSize": -1, "Labels": image.labels or None, "Containers": -1}
+        return dict(row, VirtualSize=image.size) if request.version < (1, 44) else row
+
+    def _images(self, request):
+        filters = request.filters("dangling", "label", "before", "since", "reference", "until")
+        images = self.store.images()
+        for name in ("before", "since"):
+            for value in filters.get(name, ()):
+                limit = _seconds(self.store.resolve(value).created, exact=True)
+                images = [image for image in images if (_seconds(image.created, exact=True) < limit if name == "before" else
+                                                        _seconds(image.created, exact=True) > limit)]
+        patterns = [re.compile(_glob_regex(pattern) + r"\Z") for pattern in filters.get("reference", ())]
+        rows = []
+        for image in images:
+            if not self._passes(image, filters):
+                continue
+            if patterns:
+                for field in ("names", "digests"):
+                    setattr(image, field, [name for name in getattr(image, field) if any(
+                        pattern.match(text) for pattern in patterns for text in (
+                            familiar(name), parse_reference(name).familiar_name))])
+                if not image.names and not image.digests:
+                    continue
+            rows.append(self._image_row(image, request))
+        return rows
+
+    @staticmethod
+    def _passes(image, filters):
+        """Whether an image passes the filters that list and prune share."""
+        dangling = _bool_filter(filters, "dangling")
+        if dangling is not None and dangling == bool(image.names):
+            return False
+        created = _seconds(image.created, exact=True)
+        return _has_labels(image.labels, filters) and all(
+            created <= float(parse_timestamp(value)) for value in filters.get("until", ()))
+
+    def _inspect_image(self, request, name):
+        return self.store.inspect(self._image(name, request.get("platform")))
+
+    def _image(self, name, platform=""):
+        image = self.store.resolve(name)
+        if platform:
+            if platform.startswith("{"):
+                about = json.loads(platform)
+                platform = "/".join(filter(None, map(about.get, ("os", "architecture", "variant"))))
+            key = _platform_key(*(normal_platform(platform).split("/") + [""])[:3])
+            if key != _platform_key(*(image.platform.split("/") + ["", ""])[:3]):
+                raise NotFound(404, "image with reference %s was found but does not provide the specified platform (%s)" % (
+                    name, platform))
+        return image
+
+    def _history(self, request, name):
+        return self.store.history(self._image(name, request.get("platform")))
+
+    def _tag(self, request, name):
+        image = self.store.resolve(name)
+        try:
+            reference = parse_reference(request.get("repo") + (request.get("tag") and ":" + request.get("tag")))
+        except DockerError as error:
+            raise ApiError(400, str(error))
+        if reference.digest:
+            raise ApiError(400, "refusing to create a tag with a digest reference")
+        self.store.tag(image, reference)
+        self._image_event("tag", image, familiar(full_name(reference)))
+        return Response(b"", 201, "")
+
+    def _image_event(self, action, image, name, identifier=""):
+        self.emit("image", action, identifier or image.id, dict(image.labels, name=name))
+
+    def _remove_image(self, request, name):
+        image = self.store.resolve(name)
+        users = {container["Image"]: container["Id"] for container in self._all_containers()}
+        gone = self.store.remove(name, request.flag("force"), users)
+        for item in gone:
+            if "Untagged" in item:
+                self._image_event("untag", image, image.id)
+        if {"Deleted": image.id} in gone:
+            self._image_event("delete", image, image.id)
+        return gone
+
+    def _prune_images(self, request):
+        filters = request.filters("dangling", "label", "label!", "until")
+        dangling = _bool_filter(filters, "dangling")
+        filters.pop("dangling", None)
+        users = {container["Image"] for container in self._all_containers()}
+        gone, sizes = [], {}
+        for image in self.store.images():
+            if image.id not in users and not (image.names and dangling is not False) and self._passes(image, filters):
+                sizes.update((digest, os.path.getsize(self.store.blob_path(digest))) for digest in image.blobs
+                             if self.store.has_blob(digest))
+                gone += self.store.remove(image.id, True)
+        freed = sum(size for digest, size in sizes.items() if not self.store.has_blob(digest)) + self.store.collect()
+        self.emit("image", "prune", "", {"reclaimed": str(freed)})
+        return {"ImagesDeleted": gone or None, "SpaceReclaimed": freed}
+
+    def _create_image(self, request):
+        if request.get("fromImage"):
+            return Response(work=lambda report: self._pull(request, report))
+        if request.get("fromSrc"):
+            return Response(work=lambda report: self._import(request, report))
+        raise ApiError(400, "neither fromImage nor fromSrc is given")
+
+    def _pull(self, request, report):
+        name, tag = request.get("fromImage"), request.get("tag")
+        reference = _request_reference(name + (tag and ("@" if ":" in tag else ":") + tag))
+        with Registry(reference.domain, request.auth()) as registry:
+            tags = [reference]
+            if not reference.tag and not reference.digest:
+                tags = [Reference(reference.domain, reference.path, tag) for tag in registry.tags(reference.path)]
+            for one in tags:
+                pull_image(registry, one, request.get("platform").lower(), self.store, report)
+                image = self.store.resolve(full_name(one))
+                shown = familiar(str(one))
+                self._image_event("pull", image, one.familiar_name, shown)
+
+    def _import(self, request, report):
+        source, name = request.get("fromSrc"), request.get("repo")
+        reference = _request_reference(name + (request.get("tag") and ":" + request.get("tag"))) if name else None
+        changes = [line for text in request.query.get("changes", ()) for line in text.split("\n")]
+        message, platform, archive = request.get("message"), request.get("platform"), _archive_of(request)
+        if source == "-":
+            image = self.store.import_rootfs(archive, changes, message, reference, platform)
+        else:
+            import urllib.request
+            url = source if "://" in source else "http://" + source
+            report({"status": "Downloading from " + url})
+            try:
+                if not url.startswith(("http://", "https://")):
+                    raise ValueError("unsupported protocol scheme")
+                with urllib.request.urlopen(url, timeout=60) as answer:
+                    image = self.store.import_rootfs(iter(lambda: answer.read(MIB), b""), changes,
+                                                     message or "Imported from " + url, reference, platform)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                raise ApiError(400, "Get %s: %s" % (go_quote(url), getattr(error, "reason", None) or error))
+        _read_on(archive)
+        self._image_event("import", image, image.id)
+        report({"status": image.id})
+
+    def _push(self, request, name):
+        return Response(work=lambda report: self._push_all(request, name, report))
+
+    def _push_all(self, request, name, report):
+        reference = _request_reference(name + (request.get("tag") and ":" + request.get("tag")))
+        chosen = [reference]
+        if not reference.tag:
+            chosen = [parse_reference(full) for image in self.store.images() for full in image.names
+                      if full.startswith(reference.name + ":")]
+            if not chosen:
+                raise NotFound(404, "An image does not exist locally with the tag: " + reference.familiar_name)
+        with Registry(reference.domain, request.auth()) as registry:
+            for one in chosen:
+                push_image(registry, one, self.store, report)
+                self._image_event("push", self.store.resolve(str(one)), one.familiar_name, familiar(str(one)))
+
+    def _save(self, request, name=""):
+        names = [name] if name else [part for text in request.query.get("names", ()) for part in text.split(",")]
+        for one in names:
+            self._image(one, request.get("platform"))
+        return Response(self.store.save(names), kind=TAR_TYPE)
+
+    def _load(self, request):
+        def work(report):
+            quiet, archive = request.flag("quiet"), _archive_of(request)
+            ids = self.store.load(archive, lambda message: None if quiet and "id" in message else
+                                  report(message))
+            _read_on(archive)
+            for identifier in ids:
+                self._image_event("load", self.store.resolve(identifier), identifier)
+        return Response(work=work)
+
+    # -- registries ----------------------------------------------------------------------------------------------------
+
+    def _login(self, request):
+        auth = AuthConfig(**{key: value for key, value in request.json().items() if key in AuthConfig.FIELDS})
+        host = registry_hostname(auth.serveraddress or INDEX_SERVER)
+        with Registry(INDEX_NAME if host in INDEX_ALIASES else host, auth) as registry:
+            try:
+                registry.ping()
+            except ApiError as error:
+                if error.status != 401:
+                    raise
+                raise Unauthorized(401, "login attempt to %s/v2/ failed with status: 401 Unauthorized" % (
+                    "https://" + registry.host))
+        return {"IdentityToken": "", "Status": "Login Succeeded"}
+
+    def _search(self, request):
+        term, limit = request.get("term"), request.get("limit") or "25"
+        filters = request.filters("is-automated", "is-official", "stars")
+        if not limit.isdigit() or not 1 <= int(limit) <= 100:
+            raise ApiError(400, "limit %s is outside the range of [1, 100]" % limit)
+        server, remote = resolve_repository_name(parse_repository_tag(term)[0])
+        with Registry(INDEX_NAME if server == INDEX_SERVER else server, request.auth()) as registry:
+            found = registry.search(remote[len("library/"):] if remote.startswith("library/") else remote, int(limit))
+        official, stars = _bool_filter(filters, "is-official"), max(map(int, filters.get("stars", ["0"])))
+        return [row for row in found if official in (None, bool(row.get("is_official"))) and
+                (row.get("star_count") or 0) >= stars and not _bool_filter(filters, "is-automated")]
+
+    def _distribution(self, request, name):
+        reference = _request_reference(name).with_default_tag()
+        with Registry(reference.domain, request.auth()) as registry:
+            manifest = registry.manifest(reference.path, reference.digest or reference.tag)
+            if manifest.is_index:
+                platforms = [part.get("platform") or {} for part in manifest.parts("manifests")]
+            else:
+                config = json.loads(_blob_text(registry, reference.path, manifest.parts("config")[0]))
+                platforms = [{key: config[field] for key, field in (("architecture", "architecture"), ("os", "os"),
+                                                                    ("variant", "variant")) if config.get(field)}]
+        return {"Descriptor": manifest.descriptor, "Platforms": platforms}
+
+    # -- containers ----------------------------------------------------------------------------------------------------
+
+    def _container_path(self, identifier):
+        return os.path.join(self.root, "containers", identifier + ".json")
+
+    def _all_containers(self):
+        """What was kept of each container, the newest first."""
+        found, folder = [], os.path.join(self.root, "containers")
+        for name in os.listdir(folder) if os.path.isdir(folder) else ():
+            if re.match(r"[0-9a-f]{64}\.json\Z", name):
+                try:
+                    with open(os.path.join(folder, name), encoding="utf-8") as file:
+                        found.append(json.load(file))
+                except FileNotFoundError:
+                    pass                # removed meanwhile
+        return sorted(found, key=lambda container: container["Created"], reverse=True)
+
+    def _manifests_in_use(self):
+        return [container["Manifest"] for container in self._all_containers()]
+
+    def _container(self, name):
+        """The container of an id, a name, or the beginning of an id."""
+        everyone, name = self._all_containers(), name.lstrip("/")
+        for found in ([c for c in everyone if name in (c["Id"], c["Name"][1:])],
+                      [c for c in everyone if name and c["Id"].startswith(name)]):
+            if len(found) > 1:
+                raise ApiError(400, "multiple IDs found with provided prefix: " + name)
+            if found:
+                return found[0]
+        raise NotFound(404, "No such container: " + name)
+
+    def _keep_container(self, container):
+        os.makedirs(os.path.join(self.root, "containers"), 0o700, exist_ok=True)
+        write_atomically(self._container_path(container["Id"]), compact_json(container).encode("utf-8"), 0o600)
+
+    def _check_name(self, name, prefix=""):
+        """Refuse a name that is none or is taken; the store's lock is held."""
+        if not re.match(_CONTAINER_NAME, name):
+            raise ApiError(400, "%sInvalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" % (prefix, name))
+        for other in self._all_containers():
+            if other["Name"] == "/" + name:
+                raise ApiError(409, '%sConflict. The container name "/%s" is already in use by container "%s". You have to '
+                               "remove (or rename) that container to be able to reuse that name." % (
+                                   prefix, name, other["Id"]))
+
+    def _create_container(self, request):
+        body = request.json()
+        if not body.get("Image"):
+            raise ApiError(400, "config cannot be empty in order to create a container")
+        host = dict(_NEW_HOST_CONFIG, **(body.pop("HostConfig", None) or {}))
+        body.pop("NetworkingConfig", None)
+        identifier = os.urandom(32).hex()
+        with self.store.lock():         # so that nobody removes the image
+            image = self._image(body["Image"], request.get("platform"))
+            config = _container_config(body, image.config.get("config") or {}, identifier)
+            name = request.get("name").lstrip("/") or self._new_name()
+            self._check_name(name)
+            container = {"Id": identifier, "Created": _now(), "Name": "/" + name, "Image": image.id, "Config": config,
+                         "Manifest": image.manifest["digest"], "HostConfig": host, "Size": image.size}
+            self._keep_container(container)
+        self._container_event("create", container)
+        return Response({"Id": identifier, "Warnings": []}, 201)
+
+    def _new_name(self):
+        import random
+        taken = {container["Name"] for container in self._all_containers()}
+        while True:
+            name = "%s_%s" % (random.choice(_ADJECTIVES.split()), random.choice(_NOUNS.split()))
+            if "/" + name not in taken:
+                return name
+
+    def _container_event(self, action, container, **attributes):
+        labels = container["Config"].get("Labels") or {}
+        self.emit("container", action, container["Id"], dict(
+            labels, image=container["Config"]["Image"], name=container["Name"][1:], **attributes))
+
+    def _containers(self, request):
+        filters = request.filters("id", "name", "label", "status", "ancestor", "before", "since", "exited", "health",
+                                  "network", "volume", "publish", "expose", "isolation", "is-task")
+        everyone = self._all_containers()
+        if not (request.flag("all") or request.flag("limit") or filters.get("status") or filters.get("before") or
+                filters.get("since")):
+            return []                   # none runs
+        for name in ("before", "since"):
+            for value in filters.get(name, ()):
+                limit = self._container(value)["Created"]
+                everyone = [c for c in everyone if (c["Created"] < limit if name == "before" else c["Created"] > limit)]
+        ancestors = set()
+        for value in filters.get("ancestor", ()):
+            try:
+                ancestors.add(self.store.resolve(value).id)
+            except DockerError:
+                pass                    # as dockerd: nothing matches
+        found = [c for c in everyone if _has_labels(c["Config"].get("Labels") or {}, filters)
+                 and _any(filters, "id", lambda value: c["Id"].startswith(value))
+                 and _any(filters, "name", lambda value: re.search(value, c["Name"]) or re.search(value, c["Name"][1:]))
+                 and _any(filters, "status", lambda value: value == "created")
+                 and ("ancestor" not in filters or c["Image"] in ancestors)
+                 and _any(filters, "health", lambda value: value == "none")
+                 and _any(filters, "network", lambda value: value == c["HostConfig"]["NetworkMode"])
+                 and not any(filters.get(name) for name in ("exited", "volume", "publish", "expose"))]
+        limit = int(request.get("limit") or 0)
+        return [self._container_row(container, request.flag("size")) for container in found[:limit if limit > 0 else None]]
+
+    def _container_row(self, container, size=True):
+        config = container["Config"]
+        row = {"Id": container["Id"], "Names": [container["Name"]], "Image": config["Image"],
+               "ImageID": container["Image"], "Command": " ".join(_command_of(config)),
+               "Created": _seconds(container["Created"]), "Ports": [], "Labels": config.get("Labels") or {},
+               "State": "created", "Status": "Created", "HostConfig": {"NetworkMode": container["HostConfig"]["NetworkMode"]},
+               "NetworkSettings": {"Networks": {}}, "Mounts": []}
+        return dict(row, SizeRw=0, SizeRootFs=container["Size"]) if size else row
+
+    def _inspect_container(self, request, name):
+        container = self._container(name)
+        command = _command_of(container["Config"])
+        shown = {"Id": container["Id"], "Created": container["Created"], "Path": command[0], "Args": command[1:],
+                 "State": _NEW_STATE, "Image": container["Image"], "ResolvConfPath": "", "HostnamePath": "",
+                 "HostsPath": "", "LogPath": "", "Name": container["Name"], "RestartCount": 0, "Driver": "oci",
+                 "Platform": "linux", "MountLabel": "", "ProcessLabel": "", "AppArmorProfile": "", "ExecIDs": None,
+                 "HostConfig": container["HostConfig"], "GraphDriver": {"Data": None, "Name": "oci"}, "Mounts": [],
+                 "Config": container["Config"], "NetworkSettings": {"Ports": {}, "Networks": {}}}
+        return dict(shown, SizeRw=0, SizeRootFs=container["Size"]) if request.flag("size") else shown
+
+    def _rename(self, request, name):
+        new = request.get("name").lstrip("/")
+        if not name or not new:
+            raise ApiError(400, "Neither old nor new names may be empty")
+        with self.store.lock():
+            container = self._container(name)
+            if container["Name"] == "/" + new:
+                raise ApiError(400, "Renaming a container with the same name as its current name")
+            self._check_name(new, "Error when allocating new name: ")
+            old, container["Name"] = container["Name"], "/" + new
+            self._keep_container(container)
+        self._container_event("rename", container, oldName=old)
+
+    def _stop(self, request, name):
+        self._container(name)
+        return Response(None, 304)      # it does not run
+
+    def _attach(self, request, name):
+        """Streams that end at once: clients attach before they start, and show the reason only of a failed start."""
+        self._container(name)
+        request.keeps = False
+        if not request.headers.get("Upgrade"):
+            return Response(b"", kind="application/vnd.docker.raw-stream")
+        return Response(b"", 101, "", {"Upgrade": "tcp"})
+
+    def _wait(self, request, name):
+        path = self._container_path(self._container(name)["Id"])
+
+        def wait():
+            yield b""                   # the client begins only when it is sure that somebody waits
+            while os.path.exists(path) and not self.stopping and not request.gone(0.1):
+                pass
+            yield b'{"StatusCode":0}\n'
+        return {"StatusCode": 0} if request.get("condition") in ("", "not-running") else Response(wait())
+
+    def _start(self, request, name):
+        container = self._container(name)
+        if container["HostConfig"].get("AutoRemove"):
+            self._remove_container(request, container["Id"])
+        self._no_processes(request)
+
+    def _changes(self, request, name):
+        self._container(name)
+        return []
+
+    def _remove_container(self, request, name):
+        container = self._container(name)
+        try:
+            os.unlink(self._container_path(container["Id"]))
+        except FileNotFoundError:
+            raise NotFound(404, "No such container: " + name)
+        self._container_event("destroy", container)
+
+    def _prune_containers(self, request):
+        filters = request.filters("label", "label!", "until")
+        gone = [container for container in self._all_containers()
+                if _has_labels(container["Config"].get("Labels") or {}, filters)
+                and all(_seconds(container["Created"], exact=True) <= float(parse_timestamp(value))
+                        for value in filters.get("until", ()))]
+        for container in gone:
+            self._remove_container(request, container["Id"])
+        return {"ContainersDeleted": [container["Id"] for container in gone] or None, "SpaceReclaimed": 0}
+
+    def _files(self, container):
+        """The files of a container's image."""
+        known, tree = self._view
+        if known != container["Manifest"]:
+            manifest = _document(self.store.read_blob(container["Manifest"]), container["Manifest"])
+            tree = FileTree(self.store, [layer["digest"] for layer in manifest["layers"]])
+            self._view = container["Manifest"], tree
+        return tree
+
+    def _archive(self, request, name):
+        if not request.get("path"):
+            raise ApiError(400, "bad parameter: path cannot be empty")
+        container = self._container(name)
+        path, tree = request.get("path"), self._files(container)
+        path = _keep_tail(clean_path("/" + path), path)
+        node, target = tree.find(path)
+        shown = _last_part(path)
+        if node is None:
+            raise NotFound(404, "Could not find the file %s in container %s" % (request.get("path"), name))
+        stat = {"name": shown, "size": node.size, "mode": node.go_mode(),
+                "mtime": _go_moment(node.entry.mtime), "linkTarget": target}
+        headers = {"X-Docker-Container-Path-Stat": base64.b64encode(compact_json(stat).encode("utf-8")).decode("ascii")}
+        if request.method == "HEAD":
+            return Response(b"", headers=headers, kind="")
+        return Response(tree.archive(node, shown), kind=TAR_TYPE, headers=headers)
+
+    def _export(self, request, name):
+        tree = self._files(self._container(name))
+        return Response(tree.archive(tree.root, ""), kind="application/octet-stream")
+
+    # -- what there is none of -----------------------------------------------------------------------------------------
+
+    def _nothing(self, request):
+        return []
+
+    def _no_processes(self, request, name=""):
+        raise ApiError(501, _NO_PROCESSES)
+
+    def _no_swarm(self, request, name=""):
+        raise ApiError(503, _NO_SWARM)
+
+    def _no_network(self, request, name):
+        raise NotFound(404, "network %s not found" % name)
+
+    def _no_volume(self, request, name):
+        raise NotFound(404, "get %s: no such volume" % name)
+
+    def _no_plugin(self, request, name):
+        raise NotFound(404, 'plugin "%s" not found' % re.sub(r"/json\Z", "", name))
+
+    def _volumes(self, request):
+        return {"Volumes": [], "Warnings": None}
+
+    def _no_networks_deleted(self, request):
+        return {"NetworksDeleted": None}
+
+    def _no_volumes_deleted(self, request):
+        return {"VolumesDeleted": [], "SpaceReclaimed": 0}
+
+    def _no_caches_deleted(self, request):
+        return {"CachesDeleted": None, "SpaceReclaimed": 0}
+
+
+_EVENTS_LIMIT = MIB                     # of the file of events
+
+
+def _archive_of(request):
+    """The blocks of a request's body, all of which must be read before an answer begins."""
+    request.reading = True
+    yield from request.body.blocks()
+    request.reading = False
+
+
+def _read_on(blocks):
+    """Read what is left of an archive, so that it can be answered."""
+    for _ in blocks:
+        pass
+
+
+def _request_reference(text):
+    try:
+        return parse_reference(text)
+    except DockerError as error:
+        raise ApiError(400, str(error))
+
+
+def _blob_text(registry, repository, part):
+    import hashlib
+    with registry.blob(repository, part["digest"]) as body:
+        data = body.read(_DOCUMENT_LIMIT)
+    if "sha256:" + hashlib.sha256(data).hexdigest() != part["digest"]:
+        raise DockerError("the registry's blob %s is damaged" % part["digest"])
+    return data.decode("utf-8", "replace")
+
+
+def _kernel():
+    return os.uname().release if hasattr(os, "uname") else ""
+
+
+def _now():
+    now = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".%09dZ" % (now % 1 * 1e9)
+
+
+def _go_moment(nanoseconds):
+    """A time as Go writes it, without needless digits."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10 ** 9))
+    return whole + (".%09d" % (nanoseconds % 10 ** 9)).rstrip("0").rstrip(".") + "Z"
+
+
+def _seconds(text, exact=False):
+    """Unix seconds of an RFC 3339 time; 0 for none."""
+    try:
+        return parse_rfc3339(text) if exact else int(parse_rfc3339(text) // 1)
+    except ValueError:
+        return 0
+
+
+def _bool_filter(filters, name):
+    """The value of a filter that is true or false; None where it is not given."""
+    for value in filters.get(name, ()):
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise ApiError(400, "invalid filter '%s=[%s]'" % (name, value))
+        return value.lower() in ("true", "1")
+
+
+def _any(filters, name, matches):
+    return not filters.get(name) or any(map(matches, filters[name]))
+
+
+def _has_labels(labels, filters):
+    """Whether labels pass the filters `label` and `label!`, `name` or `name=value` each."""
+    def has(text):
+        name, equals, value = text.partition("=")
+        return name in labels and (not equals or labels[name] == value)
+    return all(map(has, filters.get("label", ()))) and not any(map(has, filters.get("label!", ())))
+
+
+def _is_wanted(event, filters):
+    """Whether an event passes the filters of its stream."""
+    attributes, identifier = event["Actor"]["Attributes"], event["Actor"]["ID"]
+    name = attributes.get("name", "")
+
+    def image(value):
+        known = (identifier, name) if event["Type"] == "image" else (attributes.get("image", ""),)
+        return any(value in (text, text.rpartition(":")[0]) for text in known)
+
+    return (_any(filters, "type", lambda value: value == event["Type"])
+            and _any(filters, "event", lambda value: value == event["Action"])
+            and _any(filters, "image", image) and _any(filters, "scope", lambda value: value == event["scope"])
+            and _any(filters, "container", lambda value: event["Type"] == "container" and (
+                value == name or value and identifier.startswith(value)))
+            and _has_labels(attributes, filters)
+            and not any(filters.get(kind) for kind in ("network", "volume", "plugin", "service", "node", "secret", "config")))
+
+
+def _container_config(given, image, identifier):
+    """A new container's configuration: what was given, and the image's where nothing was."""
+    config = dict(_NEW_CONFIG, **{key: value for key, value in given.items() if value is not None})
+    if not config["Cmd"] and not config["Entrypoint"]:
+        config["Cmd"] = image.get("Cmd")
+    if config["Entrypoint"] is None:
+        config["Entrypoint"] = image.get("Entrypoint")
+    if config["Entrypoint"] == [""]:
+        config["Entrypoint"] = None
+    names = {text.partition("=")[0] for text in config["Env"] or ()}
+    config["Env"] = (config["Env"] or []) + [text for text in image.get("Env") or () if text.partition("=")[0] not in names]
+    for key in ("User", "WorkingDir", "StopSignal", "Healthcheck", "Shell"):
+        if not config.get(key) and image.get(key):
+            config[key] = image[key]
+    for key in ("Labels", "ExposedPorts", "Volumes"):
+        if image.get(key):
+            config[key] = dict(image[key], **(config.get(key) or {}))
+    config["Hostname"] = config["Hostname"] or identifier[:12]
+    if not _command_of(config):
+        raise ApiError(400, "no command specified")
+    return config
+
+
+def _command_of(config):
+    return (config["Entrypoint"] or []) + (config["Cmd"] or [])
+
+
+# -- the files of an image ---------------------------------------------------------------------------------------------
+
+
+class _File:
+    """A name in a FileTree: its `entry`, and for a folder the names within."""
+
+    __slots__ = ("entry", "children")
+
+    def __init__(self, entry, children=None):
+        self.entry = entry
+        self.children = children
+
+    @property
+    def size(self):
+        entry = self.entry
+        return 4096 if entry.kind == b"5" else len(os.fsencode(entry.link)) if entry.kind == b"2" else entry.size
+
+    def go_mode(self) -> int:
+        """The mode with the bits of Go's os.FileMode."""
+        mode = self.entry.mode
+        for bit, theirs in ((0o4000, 1 << 23), (0o2000, 1 << 22), (0o1000, 1 << 20)):
+            mode = mode & ~bit | (theirs if mode & bit else 0)
+        return mode | {b"5": GO_DIRECTORY, b"2": GO_SYMLINK, b"3": GO_DEVICE | 1 << 21, b"4": GO_DEVICE,
+                       b"6": 1 << 25}.get(self.entry.kind, 0)
+
+
+def _folder_entry():
+    entry = _TarEntry()
+    entry.name, entry.kind, entry.mode, entry.size, entry.mtime = "", b"5", 0o755, 0, 0
+    entry.link, entry.device, entry.owner, entry.place = "", (0, 0), (0, 0), None
+    return entry
+
+
+class FileTree:
+    """The files of an image: its layers, the lowest first, one over the other, whiteouts heeded.
+
+    What the layers say is kept in memory; the files' bytes are read from the layers when they are wanted.  Names are
+    only ever looked up here, so that no link leads anywhere else.
+    """
+
+    def __init__(self, store: ImageStore, layers: list):
+        self.store = store
+        self.layers = layers
+        self.root = _File(_folder_entry(), {})
+        for number, digest in enumerate(layers):
+            entries = []
+            for entry, _ in self._entries(number, digest):
+                if entry.kind in _VERBS:
+                    entries.append((_components("/" + entry.name), entry))
+            for parts, entry in entries:        # what the layer takes away was in those below
+                if entry.kind == b"2":
+                    entry.mode = 0o777
+                if parts and parts[-1].startswith(".wh."):
+                    self._white_out(parts)
+            for parts, entry in entries:
+                if not parts:
+                    self.root.entry = entry
+                elif not parts[-1].startswith(".wh."):
+                    self._add(parts, entry)
+
+    def _entries(self, number, digest):
+        """Yield (entry, source of its bytes) of a layer; each entry knows its place."""
+        with self.store.open_blob(digest) as file:
+            blocks = decompressed(iter(lambda: file.read(MIB >> 2), b""))
+            source = _TarSource([block] for block in blocks)
+            for place, entry in enumerate(_tar_entries(source)):
+                entry.place = number, place
+                data = source.blocks(entry.size if entry.kind == b"0" else 0)
+                yield entry, data
+                for _ in data:
+                    pass                # what nobody wanted of it
+
+    def _white_out(self, parts):
+        folder = self.root
+        for part in parts[:-1]:
+            folder = folder.children.get(part) if folder and folder.children else None
+        if folder and folder.children:
+            if parts[-1] == ".wh..wh..opq":
+                folder.children.clear()
+            else:
+                folder.children.pop(parts[-1][len(".wh."):], None)
+
+    def _add(self, parts, entry):
+        folder = self.root
+        for part in parts[:-1]:
+            inner = folder.children.get(part)
+            if inner is None or inner.children is None:
+                inner = folder.children[part] = _File(_folder_entry(), {})
+            folder = inner
+        if entry.kind == b"1":
+            target = self.root
+            for part in _components("/" + entry.link):
+                target = target.children.get(part) if target and target.children else None
+            if target is None or target.children is not None:
+                raise DockerError("a layer of the image has a hard link to nothing: %s" % visible(entry.name))
+            entry = target.entry
+        old = folder.children.get(parts[-1])
+        if entry.kind == b"5" and old and old.children is not None:
+            old.entry = entry
+        else:
+            folder.children[parts[-1]] = _File(entry, {} if entry.kind == b"5" else None)
+
+    def find(self, path: str) -> tuple:
+        """(node or None, where it leads as a symbolic link) of a path; its last part is not followed, but for `/`."""
+        folder, base = path.rsplit("/", 1)
+        parts = self._resolve(folder)
+        node = self._at(parts if base in ("", ".") else parts + [base])
+        if node is None or base in ("", ".") and node.children is None:
+            return None, ""
+        return node, "/" + "/".join(self._resolve(path)) if node.entry.kind == b"2" else ""
+
+    def _at(self, parts):
+        node = self.root
+        for part in parts:
+            node = node.children.get(part) if node and node.children is not None else None
+        return node
+
+    def _resolve(self, path):
+        """The parts of a path with all symbolic links followed, within the image."""
+        pending, done, links = path.split("/")[::-1], [], 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                del done[-1:]
+            elif part not in ("", "."):
+                node = self._at(done + [part])
+                if node and node.entry.kind == b"2":
+                    links += 1
+                    if links > 255:
+                        raise DockerError("too many levels of symbolic links: " + visible(path))
+                    if node.entry.link.startswith("/"):
+                        done = []
+                    pending += node.entry.link.split("/")[::-1]
+                else:
+                    done.append(part)
+        return done
+
+    def archive(self, node: _File, name: str):
+        """Yield a tar archive of a file or folder, entered as `name`, or only what is in it for an empty one.
+
+        Folders and links come first, then the files in the order in which the layers have them.
+        """
+        held, size, files, pending = [], 0, {}, [(name, node)]
+        while pending:
+            name, node = pending.pop()
+            entry = node.entry
+            if entry.kind == b"0" and entry.size:
+                files.setdefault(entry.place, []).append(name)
+            elif name:
+                held.append(self._header(name + "/" * (entry.kind == b"5" and name != "/"), entry))
+            base = name.rstrip("/") + "/" if name else ""
+            pending += [(base + inner, node.children[inner]) for inner in sorted(node.children or (), reverse=True)]
+            if len(held) > 512:
+                yield b"".join(held)
+                del held[:]
+        for number, digest in enumerate(self.layers):
+            wanted = {place: names for place, names in files.items() if place[0] == number}
+            if not wanted:
+                continue
+            for entry, blocks in self._entries(number, digest):
+                names = wanted.pop(entry.place, ())
+                if not names:
+                    continue
+                held.append(self._header(names[0], entry))
+                for block in blocks:
+                    held.append(block)
+                    size += len(block)
+                    if size > RECEIVE_SIZE:
+                        yield b"".join(held)
+                        held, size = [], 0
+                held.append(bytes(-entry.size % _TAR_BLOCK))
+                held += [self._header(other, entry, names[0]) for other in names[1:]]
+                if not wanted:
+                    break
+        held.append(_TAR_END)
+        yield b"".join(held)
+
+    @staticmethod
+    def _header(name, entry, link=""):
+        kind = b"1" if link else entry.kind
+        return tar_header(name, entry.mode, entry.owner[0], entry.owner[1], entry.size if kind == b"0" else 0,
+                          entry.mtime // 10 ** 9, kind, link or (entry.link if kind == b"2" else ""),
+                          b"%07o\0%07o\0" % entry.device)
+
+
+# -- the daemon --------------------------------------------------------------------------------------------------------
+
+_STOP_PATIENCE = 10                          # seconds that requests under way are given when the daemon is to stop
+
+
+def serve(hosts, root: str = "", group: str = "", tls: TlsSettings = None, pidfile: str = "", log=None) -> None:
+    """Be a daemon: serve the embedded engine at these addresses, until SIGTERM or SIGINT.
+
+    `group` owns the unix sockets; `tls` holds for TCP, and its `verify` demands certificates of clients; `log` is told
+    what happens.  Raises DockerError where an address cannot be had.
+    """
+    import select
+    import signal
+    log, engine = log or (lambda line: None), embedded_engine(root or default_root())
+    engine.store.prepare()
+    context = _server_context(tls) if tls else None
+    ours, wake = socket.socketpair()
+    listeners, connections, signals, written = {}, {}, [], False
+    previous = {number: signal.signal(number, lambda number, _: signals.append(number))
+                for number in (signal.SIGTERM, signal.SIGINT)}
+    for end in (ours, wake):
+        end.setblocking(False)
+    old_wakeup = signal.set_wakeup_fd(wake.fileno())
+    try:
+        if pidfile:
+            _write_pidfile(pidfile)
+            written = True
+        for host in hosts:
+            listener = _listen(host, group, log)
+            listeners[listener] = host, os.stat(listener.getsockname()) if host.startswith("unix://") else None
+            log("API listen on %s%s" % (host, " (TLS)" if context and host.startswith("tcp://") else ""))
+        while not signals:
+            for listener in select.select(list(listeners) + [ours], [], [])[0]:
+                if listener is not ours:
+                    _accept(listener, context if listeners[listener][0].startswith("tcp://") else None, engine,
+                            connections, log)
+        log("stopping")
+    finally:
+        engine.stopping = True
+        for listener, (host, about) in listeners.items():
+            listener.close()
+            if about:
+                _unlink_same(host[len("unix://"):], about)
+        _finish(connections, signals)
+        signal.set_wakeup_fd(old_wakeup)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        for end in (ours, wake):
+            end.close()
+        if written:
+            os.unlink(pidfile)
+
+
+def _server_context(tls):
+    """An `ssl.SSLContext` for a daemon."""
+    try:
+        import ssl
+    except ImportError:
+        raise DockerError("this Python has no ssl module, which TLS needs")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _refuse_old_tls(context)
+    try:
+        context.load_cert_chain(tls.cert, tls.key, lambda: "")
+        if tls.verify:
+            context.load_verify_locations(tls.ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except (ssl.SSLError, ValueError) as error:
+        raise DockerError("the certificates for TLS cannot be used: %s" % (getattr(error, "reason", None) or error))
+    except OSError as error:
+        raise DockerError("the certificates for TLS cannot be read: %s" % path_error_text(error))
+    return context
+
+
+def _write_pidfile(path):
+    try:
+        with open(path) as file:
+            number = int(file.read())
+        os.kill(number, 0)
+    except (ValueError, ProcessLookupError, FileNotFoundError):
+        pass                            # nobody's, or of one that has ended
+    except PermissionError:
+        raise DockerError("pid file found, ensure pydock is not running or delete " + path)
+    except OSError as error:
+        raise DockerError(path_error_text(error))
+    else:
+        if number != os.getpid():
+            raise DockerError("pid file found, ensure pydock is not running or delete " + path)
+    try:
+        write_atomically(path, b"%d\n" % os.getpid(), 0o644)
+    except OSError as error:
+        raise DockerError("cannot write the pid file %s: %s" % (path, os_error_text(error)))
+
+
+def _listen(host, group, log):
+    """A listening socket at an address; a unix socket that nobody serves any more makes room."""
+    endpoint = Endpoint(host)
+    try:
+        if endpoint.proto == "tcp":
+            found = socket.getaddrinfo(*endpoint.address, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+            listener = socket.socket(found[0], socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            place = found[4]
+        elif endpoint.proto == "unix" and hasattr(socket, "AF_UNIX"):
+            place = os.path.abspath(endpoint.address)
+            _make_room(place)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        else:
+            raise DockerError("a daemon listens at unix:// and tcp:// addresses, not at " + host)
+        mask = os.umask(0o177)          # nobody comes in before the group is set
+        try:
+            listener.bind(place)
+        except BaseException:
+            listener.close()
+            raise
+        finally:
+            os.umask(mask)
+        if endpoint.proto == "unix":
+            _give_to_group(place, group, log)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError as error:
+        raise DockerError("cannot listen at %s: %s" % (host, os_error_text(error)))
+    return listener
+
+
+def _make_room(path):
+    """Remove the socket of an engine that has ended; DockerError if one lives there, or it is no socket."""
+    import stat
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise DockerError("cannot listen at unix://%s: there is something else" % path)
+        dial(Endpoint("unix://" + path)).hang_up()
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        return os.unlink(path)
+    raise DockerError("cannot listen at unix://%s: another engine does" % path)
+
+
+def _give_to_group(path, group, log):
+    """Let the members of a group use a socket; without one by this name, only its owner."""
+    try:
+        import grp
+        number = int(group) if group.isdigit() else grp.getgrnam(group).gr_gid if group else -1
+        os.chown(path, -1, number)
+    except (ImportError, KeyError, OSError) as error:
+        if group != "docker":
+            os.unlink(path)
+            raise DockerError("the group %s cannot have the socket %s: %s" % (
+                group, path, os_error_text(error) if isinstance(error, OSError) else "there is no such group"))
+        log("the group docker cannot have the socket %s: it is its owner's" % path)
+    os.chmod(path, 0o660)
+
+
+def _unlink_same(path, about):
+    """Remove a socket of ours, but not what somebody else has put in its place."""
+    try:
+        if os.path.samestat(os.lstat(path), about):
+            os.unlink(path)
+    except OSError:
+        pass                            # it is gone
+
+
+def _accept(listener, context, engine, connections, log):
+    """Take in a client, whom a thread will serve; `connections` has them all: {Connection: its thread}."""
+    import threading
+    try:
+        sock, _ = listener.accept()
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            log("accept: " + os_error_text(error))
+            time.sleep(0.1)
+        return
+
+    connection = Connection(Wire(sock), engine)
+
+    def work():
+        try:
+            sock.settimeout(CONNECT_TIMEOUT)
+            if sock.family != getattr(socket, "AF_UNIX", None):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            if context:
+                connection.wire = TlsWire(sock, context, None, True)
+            connection.serve()
+        except OSError as error:
+            log("a client could not be served: %s" % error)     # it speaks no TLS, or has no good certificate
+        finally:
+            sock.close()
+            connections.pop(connection, None)
+
+    connections[connection] = threading.Thread(target=work, daemon=True)
+    connections[connection].start()
+
+
+def _finish(connections, signals):
+    """Let the requests under way end, until a limit or the next signal; then cut them."""
+    limit, seen = time.time() + _STOP_PATIENCE, len(signals)
+    while connections:
+        late = time.time() > limit or len(signals) > seen
+        for connection in list(connections):
+            connection.last = True
+            if late or not connection.busy:
+                try:
+                    connection.wire.sock.shutdown(socket.SHUT_RDWR if late else socket.SHUT_RD)
+                except OSError:
+                    pass                # it is closed
+        if late:
+            for thread in list(connections.values()):
+                thread.join(1)
+            return
+        time.sleep(0.02)
+
+
+# ======================================================================================================================
 # 16  main
 # ======================================================================================================================
 
@@ -12153,7 +13727,8 @@ def _prepare(argv):
     if opts.log_level.lower() not in _LOG_LEVELS:
         raise DockerError("Unable to parse logging level: " + opts.log_level)
     if opts.daemon:
-        raise DockerError("this pydock has no daemon: start an engine, and name it with -H")
+        cli.args = None
+        return _be_daemon(cli, opts)
     if len(opts.host) > 1:
         raise DockerError("Please specify only one -H")
     cli._config = ConfigFile.load(opts.config)
@@ -12170,6 +13745,22 @@ def _prepare(argv):
             raise
         cli.endpoint = Endpoint(error=error)    # only a command that needs an engine fails
     return cli
+
+
+def _be_daemon(cli, opts):
+    """`pydock -d`: serve until a signal says otherwise."""
+    if opts.args:
+        raise UsageError("-d takes no command: %s" % opts.args[0])
+    tls = None
+    if opts.tls or opts.tlsverify:
+        folder = os.environ.get("DOCKER_CERT_PATH") or default_config_directory()
+        tls = TlsSettings(opts.tlscacert or os.path.join(folder, "ca.pem"), opts.tlscert or os.path.join(folder, "cert.pem"),
+                          opts.tlskey or os.path.join(folder, "key.pem"), opts.tlsverify)
+    hosts = [parse_host(host, bool(tls)) for host in opts.host or (DEFAULT_HOST,)]
+    for host in hosts:
+        if host.startswith("tcp://") and not (tls and tls.verify):
+            cli.warn("WARNING: whoever reaches %s may use this engine: --tlsverify lets in only whom you know" % host)
+    serve(hosts, group=opts.group, tls=tls, pidfile=opts.pidfile, log=cli.warn)
 
 
 def _flush(stream):
