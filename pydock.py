@@ -299,7 +299,8 @@ def _absolute_time(text):
     if rest:
         raise ValueError(": extra text: " + go_quote(rest))
     import calendar
-    year, month, day, hour, minute, second = (int(found.get(part, 0)) for part in ("2006", "01", "02", "15", "04", "05"))
+    year, month, day, hour, minute, second = (
+        int(found.get(part, 0)) for part in ("2006", "01", "02", "15", "04", "05"))
     cycles, year = year // 400, year % 400 + 2000   # Python's calendar begins with the year 1 and ends with 9999
     if not 1 <= day <= calendar.monthrange(year, month)[1]:
         raise ValueError(": day out of range")
@@ -1368,7 +1369,9 @@ class _Run:
             return self.fields(dot, node, (), _NONE)
         if kind == "pipe":
             return self.pipeline(dot, node)
-        return self.function(dot, node, node.value, (), _NONE) if kind == "word" else dot if kind == "dot" else node.value
+        if kind == "word":
+            return self.function(dot, node, node.value, (), _NONE)
+        return dot if kind == "dot" else node.value
 
     def fields(self, dot, node, args, final):
         """The value of a chain of fields, of which the last gets the arguments."""
@@ -1378,7 +1381,8 @@ class _Run:
         elif node.kind == "chain":
             value = self.operand(dot, node.parts[0])
         for i, name in enumerate(names, 1):
-            value = self.field(dot, node, name, value, args if i == len(names) else (), final if i == len(names) else _NONE)
+            last = i == len(names)
+            value = self.field(dot, node, name, value, args if last else (), final if last else _NONE)
         return value
 
     def field(self, dot, node, name, value, args, final):
@@ -1450,8 +1454,9 @@ class _Run:
         if wanted[0] == "[" and not value.type:
             return []
         if node and node.kind in _CONSTANTS and node.kind != "dot" and value.kind != _kind(wanted):
-            self.fail("cannot assign nil to " + wanted if not value.type else "can't handle %s for arg of type %s" % (
-                node, wanted) if wanted[0] == "[" else "expected %s; found %s" % (wanted.replace("int", "integer"), node))
+            self.fail("cannot assign nil to " + wanted if not value.type else
+                      "can't handle %s for arg of type %s" % (node, wanted) if wanted[0] == "[" else
+                      "expected %s; found %s" % (wanted.replace("int", "integer"), node))
         if not value.type:
             self.fail("invalid value; expected " + wanted)
         inner = value.concrete()
@@ -1821,8 +1826,9 @@ class ConfigFile:
 
     _KINDS = dict({"auths": (dict, "map[string]types.AuthConfig"), "HttpHeaders": (dict, "map[string]string"),
                    "credHelpers": (dict, "map[string]string"), "aliases": (dict, "map[string]string")},
-                  **{key: (str, "string") for key in ("credsStore", "currentContext", "detachKeys", "psFormat",
-                                                      "imagesFormat", "networksFormat", "volumesFormat", "statsFormat")})
+                  **{key: (str, "string") for key in (
+                      "credsStore", "currentContext", "detachKeys", "psFormat", "imagesFormat", "networksFormat",
+                      "volumesFormat", "statsFormat")})
 
     def __init__(self, directory: str = ""):
         self.directory = directory or default_config_directory()
@@ -1873,8 +1879,8 @@ class ConfigFile:
                     json_kind(value), key, wanted[1]))
         for name, value in self.get("HttpHeaders", {}).items():
             if not isinstance(value, str):
-                raise ValueError("json: cannot unmarshal %s into Go struct field ConfigFile.HttpHeaders of type string" %
-                                 json_kind(value))
+                raise ValueError("json: cannot unmarshal %s into Go struct field ConfigFile.HttpHeaders of type "
+                                 "string" % json_kind(value))
 
     def _read_auths(self, entries):
         for server, entry in entries.items():
@@ -1959,8 +1965,9 @@ class ConfigFile:
         for pair in next(csv.reader([text]), []):
             name, equals, value = pair.partition("=")
             if not equals or not name.strip():
-                wrong = "value contains a key=value pair with an empty key" if equals else 'missing "=" in key=value pair'
-                raise DockerError("Failed to initialize: failed to set %s%s: '%s'" % (variable, wrong, pair))
+                raise DockerError("Failed to initialize: failed to set %s%s: '%s'" % (
+                    variable, "value contains a key=value pair with an empty key" if equals else
+                    'missing "=" in key=value pair', pair))
             headers[name.strip()] = value
         return headers
 
@@ -2016,7 +2023,8 @@ class ConfigFile:
         if index in self.auths or index == INDEX_SERVER:
             return self.auths.get(index, AuthConfig())
         wanted = registry_hostname(index)
-        return next((auth for key, auth in sorted(self.auths.items()) if registry_hostname(key) == wanted), AuthConfig())
+        return next((auth for key, auth in sorted(self.auths.items()) if registry_hostname(key) == wanted),
+                    AuthConfig())
 
     def all_credentials(self) -> dict:
         """The credentials for every registry that the file or a helper knows: {key: AuthConfig}."""
@@ -2350,8 +2358,9 @@ def resolve_endpoint(config: ConfigFile, hosts=(), context: str = "", tls: bool 
     """Decide which engine to talk to.
 
     `--context` (an error together with `-H`), `-H`, `DOCKER_HOST`, `DOCKER_CONTEXT`, the configuration's
-    `currentContext`, the default socket (see `find_engine` for what stands in for it), in this order.  TLS comes from the arguments, else from `DOCKER_TLS`,
-    `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`; a context brings its own.  Raises DockerError.
+    `currentContext`, the default socket (see `find_engine` for what stands in for it), in this order.  TLS comes from
+    the arguments, else from `DOCKER_TLS`, `DOCKER_TLS_VERIFY` and `DOCKER_CERT_PATH`; a context brings its own.  Raises
+    DockerError.
     """
     environ = os.environ
     if context and hosts:
@@ -2694,8 +2703,8 @@ def _refuse_old_tls(context):
 
 def _certificate_complaint(tls, error):
     """What is wrong with a pair of certificate and key."""
-    for path, words in ((tls.cert, "failed to retrieve context tls info: tls: failed to find any PEM data in certificate "
-                         "input"), (tls.key, "no valid private key found")):
+    for path, words in ((tls.cert, "failed to retrieve context tls info: tls: failed to find any PEM data in "
+                         "certificate input"), (tls.key, "no valid private key found")):
         with open(path, "rb") as file:
             text = file.read()
             if b"-----BEGIN" not in text:
@@ -3328,7 +3337,10 @@ class Hijacked:
 
 
 class Ending:
-    """What the engine will say of a container's end; a context manager.  `body` is its answer, or events up to `last`."""
+    """What the engine will say of a container's end; a context manager.
+
+    `body` is its answer, or events up to `last`.
+    """
 
     def __init__(self, body: Body, last: str = ""):
         self.body, self.last = body, last
@@ -3504,7 +3516,8 @@ class Client:
             raise ConnectionFailed("the engine answered %s %s with JSON of type %s where %s was expected" % (
                 method, path, json_kind(value), json_kind(expect())))
         if expect is list and not all(isinstance(item, dict) for item in value):
-            raise ConnectionFailed("the engine answered %s %s with a list that holds more than objects" % (method, path))
+            raise ConnectionFailed("the engine answered %s %s with a list that holds more than objects" % (
+                method, path))
         return value
 
     def text(self, path: str, query: dict = None) -> str:
@@ -3868,7 +3881,7 @@ class Client:
         return self.call("POST", "/%s/prune" % kind, {"filters": encode_filters(filters) or None}, expect=dict)
 
     def prune_builds(self, all: bool = False, keep_storage: int = 0, filters: dict = None) -> dict:
-        """POST /build/prune: remove unused build cache, all of it or what is dangling; `CachesDeleted`, `SpaceReclaimed`."""
+        """POST /build/prune: remove unused build cache, all or what is dangling; `CachesDeleted`, `SpaceReclaimed`."""
         return self.call("POST", "/build/prune", {
             "all": "1" if all else None, "keep-storage": keep_storage or None, "filters": encode_filters(filters)},
             expect=dict)
@@ -3899,7 +3912,8 @@ class Client:
 
     def volumes(self, filters: dict = None) -> list:
         """GET /volumes."""
-        return self.call("GET", "/volumes", {"filters": encode_filters(filters) or None}, expect=dict).get("Volumes") or []
+        found = self.call("GET", "/volumes", {"filters": encode_filters(filters) or None}, expect=dict)
+        return found.get("Volumes") or []
 
     def create_volume(self, config: dict) -> dict:
         """POST /volumes/create; `config` may hold `Name`, `Driver`, `DriverOpts`, `Labels`; the new volume."""
@@ -3953,9 +3967,10 @@ class Client:
         headers = {"Content-Type": TAR_TYPE}
         if credentials is not None:
             text = compact_json({name: auth.to_json() for name, auth in sorted(credentials.items())})
-            headers["X-Registry-Config"] = base64.urlsafe_b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")
-        query = {name: compact_json(value) if name in ("buildargs", "cachefrom", "labels", "ulimits") and value else value
-                 for name, value in query.items()}
+            data = text.encode("utf-8", "surrogateescape")
+            headers["X-Registry-Config"] = base64.urlsafe_b64encode(data).decode("ascii")
+        query = {name: compact_json(value) if value and name in ("buildargs", "cachefrom", "labels", "ulimits") else
+                 value for name, value in query.items()}
         return JsonStream(self.stream("POST", "/build", query, source, headers))
 
     # -- failures ------------------------------------------------------------------------------------------------------
@@ -3968,8 +3983,8 @@ class Client:
         except ConnectionFailed as error:
             data = b""
             if "longer" in str(error):
-                return ApiError(status, "", "request returned %d %s with a message (> %d bytes) for API route and version "
-                                "%s, check if the server supports the requested API version" % (
+                return ApiError(status, "", "request returned %d %s with a message (> %d bytes) for API route and "
+                                "version %s, check if the server supports the requested API version" % (
                                     status, answer.response.reason, ERROR_BODY_LIMIT,
                                     self.endpoint.url(_with_query(self._target(path), query))))
         text = data.decode("utf-8", "replace")
@@ -4015,8 +4030,9 @@ class Client:
         else:
             reason = _tls_reason(error) or os_error_text(error)
             if "bad certificate" in reason or "certificate required" in reason:
-                return ConnectionFailed("the server probably has client authentication (--tlsverify) enabled; check your "
-                                        "TLS client certification settings: %s: remote error: tls: %s" % (request, reason))
+                return ConnectionFailed("the server probably has client authentication (--tlsverify) enabled; check "
+                                        "your TLS client certification settings: %s: remote error: tls: %s" % (
+                                            request, reason))
         return ConnectionFailed("error during connect: %s: %s" % (request, reason))
 
 
@@ -4044,8 +4060,8 @@ def _path_stat(body):
         return dict(about, mode=int(about["mode"]), linkTarget=str(about.get("linkTarget") or ""))
     except (ValueError, TypeError, KeyError) as error:
         body.close()
-        raise ConnectionFailed("unable to get resource stat from response: unable to decode container path stat header: "
-                               "%s" % go_json_error(error))
+        raise ConnectionFailed("unable to get resource stat from response: unable to decode container path stat "
+                               "header: %s" % go_json_error(error))
 
 
 def _auth_header(auth):
@@ -4297,7 +4313,8 @@ class RawTerminal(Handlers):
     def __init__(self, descriptor):
         import signal
         import termios
-        super().__init__((signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT), self._step_aside)
+        super().__init__((signal.SIGTSTP, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGINT),
+                         self._step_aside)
         self.descriptor, self.modes = descriptor, termios.tcgetattr(descriptor)
 
     def __enter__(self):
@@ -4326,7 +4343,8 @@ class SignalProxy(Handlers):
     """Takes signals, and the size of the terminal `out`, to a process in the engine while a `with` lasts.
 
     `connect()` makes a client for one request, since a signal may come in the middle of any other; `name` is the
-    container, which gets the signals if `kill`, or with `method` "exec_resize" a process; `tty` whether it has a terminal.
+    container, which gets the signals if `kill`, or with `method` "exec_resize" a process; `tty` whether it has a
+    terminal.
     """
 
     def __init__(self, connect, name: str, kill: bool, tty: bool, out, method: str = "resize"):
@@ -4543,8 +4561,8 @@ class ProgressDisplay:
         if not text:
             text = message.get("status") or ""
             if not isinstance(text, str):
-                raise ConnectionFailed("json: cannot unmarshal %s into Go struct field JSONMessage.status of type string" %
-                                       json_kind(text))
+                raise ConnectionFailed("json: cannot unmarshal %s into Go struct field JSONMessage.status of type "
+                                       "string" % json_kind(text))
             text += "\n"
         out.append(_message_head(message) + str(text))
 
@@ -4840,7 +4858,8 @@ class BuildDisplay:
         out = []
         for vertex in self.vertexes.values():
             if vertex.mark == "ERROR":
-                out += ["------\n > %s:\n" % visible(vertex.name)] + [line + "\n" for line in vertex.tail] + ["------\n"]
+                out.append("------\n > %s:\n" % visible(vertex.name))
+                out += [line + "\n" for line in vertex.tail] + ["------\n"]
         if self._warnings:
             out.append("\n %d warning%s found:\n" % (len(self._warnings), "s" * (len(self._warnings) > 1)))
             out += [" - %s\n" % text for text in self._warnings]
@@ -5001,7 +5020,8 @@ _TAR_MAGIC = b"ustar\00000" + bytes(64)
 _TAR_REST = bytes(167)
 _NO_DEVICE = b"0000000\0" * 2
 _CONSTANT_SUM = sum(_TAR_MAGIC) + 8 * 32        # the checksum's own field counts as blanks
-_TAR_KINDS = {0o100000: b"0", 0o120000: b"2", 0o020000: b"3", 0o060000: b"4", 0o040000: b"5", 0o010000: b"6"}   # by S_IFMT
+# the kind of entry for each kind of file, S_IFMT
+_TAR_KINDS = {0o100000: b"0", 0o120000: b"2", 0o020000: b"3", 0o060000: b"4", 0o040000: b"5", 0o010000: b"6"}
 GO_DIRECTORY, GO_SYMLINK, GO_DEVICE, GO_IRREGULAR = 1 << 31, 1 << 27, 1 << 26, 1 << 19      # bits of Go's file modes
 PRUNE = 2                               # what an `ignore` says of a directory of which nothing is wanted
 
@@ -5039,9 +5059,9 @@ class TarStream:
 
     `ignore(relative path, is_dir)` may leave entries out: it says falsy to send one, true to leave out just this one
     (what is below a directory is asked for on its own), PRUNE for a directory with all that it holds.  `owner` is the
-    (uid, gid) to enter in place of the real ones.  `extra` holds files from memory, (name, bytes, mode), that come last.
-    `skipped(path, words)` is told of sockets and of folders that cannot be listed; without it that is a DockerError, as
-    is a file that cannot be read.
+    (uid, gid) to enter in place of the real ones.  `extra` holds files from memory, (name, bytes, mode), that come
+    last.  `skipped(path, words)` is told of sockets and of folders that cannot be listed; without it that is a
+    DockerError, as is a file that cannot be read.
     """
 
     def __init__(self, path: str, name: str = "", ignore=None, owner: tuple = None, extra=(), skipped=None):
@@ -5226,7 +5246,8 @@ def _check_output_place(path):
     except OSError as error:
         raise DockerError(path_error_text(error, "stat"))
     if kind in (0o020000, 0o060000):
-        raise DockerError("invalid output path: %s must be a directory or a regular file: got a device" % go_quote(path))
+        raise DockerError("invalid output path: %s must be a directory or a regular file: got a device" % (
+            go_quote(path)))
 
 
 class _TarSource:
@@ -5337,7 +5358,8 @@ def _tar_entries(source):
             entry.kind = kind if kind not in (b"\0", b"7") else b"5" if name.endswith(b"/") else b"0"
             entry.mode = _tar_number(head[100:108]) & 0o7777
             entry.size = int(pax[b"size"]) if b"size" in pax else size
-            entry.owner = tuple(int(pax.get(key) or _tar_number(head[at:at + 8])) for key, at in ((b"uid", 108), (b"gid", 116)))
+            entry.owner = tuple(int(pax.get(key) or _tar_number(head[at:at + 8]))
+                                for key, at in ((b"uid", 108), (b"gid", 116)))
             whole, _, part = pax[b"mtime"].partition(b".") if b"mtime" in pax else (_tar_number(head[136:148]), "", b"")
             entry.mtime = int(whole) * 10 ** 9 + int(part.ljust(9, b"0")[:9])
             if not 0 <= entry.mtime < 1 << 63:
@@ -5555,9 +5577,9 @@ def read_dockerignore(data: bytes) -> list:
 class DockerIgnore:
     """Says of each path in a build context whether it is left out, as a TarStream's `ignore`.
 
-    `patterns` are those of `read_dockerignore`; the last one that matches a path or a folder above it decides.  A folder
-    that is left out is looked into if a pattern with `!` begins with its name, or, with `deep`, as BuildKit has it, if
-    one with wildcards might match below.  Raises DockerError for a pattern that is none.
+    `patterns` are those of `read_dockerignore`; the last one that matches a path or a folder above it decides.  A
+    folder that is left out is looked into if a pattern with `!` begins with its name, or, with `deep`, as BuildKit has
+    it, if one with wildcards might match below.  Raises DockerError for a pattern that is none.
     """
 
     def __init__(self, patterns, deep: bool = False):
@@ -5595,8 +5617,8 @@ def _glob_regex(pattern):
         if folders:
             out.append(".*" if match is found[-1] or is_suffix and folders == "**" else "(?:.*/)?")
         else:
-            out.append("[^/]*" if star else "[^/]" if mark else choice and "[" + re.sub(r"[\[&|~]", r"\\\g<0>", choice[1:])
-                       or re.escape(escaped or plain))
+            out.append("[^/]*" if star else "[^/]" if mark else
+                       choice and "[" + re.sub(r"[\[&|~]", r"\\\g<0>", choice[1:]) or re.escape(escaped or plain))
     try:
         re.compile("".join(out))
     except re.error:                    # a range that runs backwards
@@ -5619,9 +5641,9 @@ def is_archive(head: bytes) -> bool:
 class BuildContext:
     """What an image is built from: an iterable for the body of `Client.build`.
 
-    `dockerfile` is the Dockerfile's name, as the user gave it and then as it is within; `text` what it holds, empty where
-    that is not known; `folder` is empty for an archive; `deep` asks for BuildKit's rules.  A context manager, which takes
-    temporary files away.  Fill it with one of the `take_` methods, then `load` it; they raise DockerError.
+    `dockerfile` is the Dockerfile's name, as the user gave it and then as it is within; `text` what it holds, empty
+    where that is not known; `folder` is empty for an archive; `deep` asks for BuildKit's rules.  A context manager,
+    which takes temporary files away.  Fill it with one of the `take_` methods, then `load` it; they raise DockerError.
     """
 
     def __init__(self, dockerfile: str = "", deep: bool = False):
@@ -5707,7 +5729,7 @@ class BuildContext:
         self.take_folder(inside)
 
     def load(self, stdin) -> None:
-        """Read the `.dockerignore` and the Dockerfile of a folder, or the Dockerfile from `stdin`, before it is sent."""
+        """Read a folder's `.dockerignore` and Dockerfile, or the Dockerfile from `stdin`, before it is sent."""
         if self._archive:
             if self.dockerfile == "-":
                 raise DockerError("the Dockerfile cannot come from the input where the context is an archive")
@@ -5797,7 +5819,7 @@ def read_dockerfile(text: str) -> list:
 
 
 def base_images(instructions, arguments: dict, target: str = "") -> list:
-    """The images that the stages of a Dockerfile begin with or copy from, as far as `target` (or the last) needs them."""
+    """The images that the stages of a Dockerfile begin with or copy from, as far as `target` or the last needs them."""
     stages, values, images = [], {}, []         # a stage: (name, [what it needs])
     for _, _, word, rest in instructions:
         if word == "ARG" and not stages:
@@ -6067,8 +6089,8 @@ class FlagSet:
         """The flags as help lists them, in lines of at most `columns` characters."""
         import textwrap
         shown = [flag for flag in self.flags if not flag.hidden]
-        heads = ["  %s--%s%s" % ("-%s, " % flag.short if flag.short else "    ", flag.long, flag.word and " " + flag.word)
-                 for flag in shown]
+        heads = ["  %s--%s%s" % ("-%s, " % flag.short if flag.short else "    ", flag.long,
+                                 flag.word and " " + flag.word) for flag in shown]
         indent = max(map(len, heads), default=0) + 3
         out = []
         for flag, head in zip(shown, heads):
@@ -6308,8 +6330,8 @@ VALUE_TYPES.update((kind, (convert, True)) for kind, convert in {
         r"[^:]*(:[^:]*)?\Z", "too many limit value arguments - {2}, can only have up to two, `soft[:hard]`")),
     "list|weight": device_value("Weight", checked(int, (r"0*([1-9][0-9]{1,2}|1000|0)\Z", "")),
                                 "invalid weight for device: %s"),
-    "list|bps": device_value("Rate", parse_size, _RATE + "[<unit>]. Number must be a positive integer. Unit is optional "
-                             "and can be kb, mb, or gb"),
+    "list|bps": device_value("Rate", parse_size, _RATE + "[<unit>]. Number must be a positive integer. Unit is "
+                             "optional and can be kb, mb, or gb"),
     "list|iops": device_value("Rate", parse_uint, _RATE + ". Number must be a positive integer")}.items())
 
 
@@ -6333,7 +6355,8 @@ GLOBAL_FLAGS = '''
       --tlsverify          speak TLS and verify the engine
   -v, --version            print the version
 '''
-COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version", "info")
+COMMON_COMMANDS = ("run", "exec", "ps", "build", "pull", "push", "images", "login", "logout", "search", "version",
+                   "info")
 GROUPS = {"builder": "Builds and their cache", "container": "Containers", "context": "Contexts", "image": "Images",
           "network": "Networks", "system": "The engine itself", "volume": "Volumes"}
 _HYPHENATED = {"dial-stdio": "dialstdio"}
@@ -6561,7 +6584,8 @@ class Cli:
                 body = "\n".join("  %s %s" % (name.ljust(width), line) for name, line in body)
             if body:
                 text.append((title and title + ":\n") + body)
-        text.append("Run '%s COMMAND --help' for more information on a command." % " ".join((self.name,) + tuple(words)))
+        text.append("Run '%s COMMAND --help' for more information on a command." % (
+            " ".join((self.name,) + tuple(words))))
         _write(stream, "\n\n".join(text) + "\n")
 
     def _show_command_help(self, usage, flags, asked):
@@ -6720,7 +6744,8 @@ class Cli:
             self.print("Deleted %s:" % ("build cache objects" if kind == "caches" else kind.title()))
             for item in removed:
                 if isinstance(item, dict):
-                    item = "untagged: " + item["Untagged"] if item.get("Untagged") else "deleted: " + item.get("Deleted", "")
+                    item = ("untagged: " + item["Untagged"] if item.get("Untagged") else
+                            "deleted: " + item.get("Deleted", ""))
                 self.print(item)
             self.print("")
         return report.get("SpaceReclaimed") or 0
@@ -6753,7 +6778,8 @@ class Cli:
                 text = get(name)
                 kind, text = text if isinstance(text, tuple) else (kind, text)
                 value = _decode_object(text)
-                out.append(template.execute_typed(_INSPECTED.get(kind), value, raw and text) + "\n" if template else text)
+                out.append(template.execute_typed(_INSPECTED.get(kind), value, raw and text) + "\n" if template else
+                           text)
             except TemplateError as error:
                 failures.append("template parsing error: %s" % error)
             except DockerError as error:
@@ -7081,8 +7107,8 @@ class ContainerCommands(Cli):
 
 _CONTAINER_ROW = "*formatter.ContainerContext"
 _RAW_CONTAINER = (("container_id", "ID"), ("image", "Image"), ("command", "Command"), ("created_at", "CreatedAt"),
-                  ("state", "State"), ("status", "Status"), ("names", "Names"), ("labels", "Labels"), ("ports", "Ports"),
-                  ("size", "Size"))
+                  ("state", "State"), ("status", "Status"), ("names", "Names"), ("labels", "Labels"),
+                  ("ports", "Ports"), ("size", "Size"))
 _RAW_IMAGE = (("repository", "Repository"), ("tag", "Tag"), ("digest", "Digest"), ("image_id", "ID"),
               ("created_at", "CreatedAt"), ("virtual_size", "Size"))
 _IMAGE_WORDS = "build history import inspect list load ls prune pull push rm save tag".split()
@@ -7132,7 +7158,8 @@ def container_columns(whole: bool) -> dict:
     return {
         "ID": ("CONTAINER ID", lambda c: c["Id"] if whole else short_id(c["Id"])),
         "Image": ("IMAGE", image),
-        "Command": ("COMMAND", lambda c: go_quote(c.get("Command") or "" if whole else ellipsis(c.get("Command") or "", 20))),
+        "Command": ("COMMAND", lambda c: go_quote((c.get("Command") or "") if whole else
+                                                  ellipsis(c.get("Command") or "", 20))),
         "CreatedAt": ("CREATED AT", lambda c: format_time(c.get("Created") or 0)),
         "RunningFor": ("CREATED", lambda c: format_age(c.get("Created") or 0)),
         "Ports": ("PORTS", lambda c: format_ports(c.get("Ports"))),
@@ -7143,7 +7170,8 @@ def container_columns(whole: bool) -> dict:
         "Labels": ("LABELS", lambda c: format_labels(c.get("Labels"))),
         "Label": LABEL,
         "Mounts": ("MOUNTS", mounts),
-        "LocalVolumes": ("LOCAL VOLUMES", lambda c: str(sum(m.get("Driver") == "local" for m in c.get("Mounts") or ()))),
+        "LocalVolumes": ("LOCAL VOLUMES", lambda c: str(sum(
+            m.get("Driver") == "local" for m in c.get("Mounts") or ()))),
         "Platform": ("PLATFORM", lambda c: (c.get("ImageManifestDescriptor") or {}).get("platform")),
         "Networks": ("NETWORKS", lambda c: ",".join(sorted((c.get("NetworkSettings") or {}).get("Networks") or ()))),
     }
@@ -7339,8 +7367,8 @@ class RegistryCommands(Cli):
             index = INDEX_SERVER
         for name, value in opts.filter:
             if name == "is-automated":
-                self.warn('WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=%s" will not '
-                          "yield any results in future." % value)
+                self.warn('WARNING: the "is-automated" filter is deprecated, and searching for "is-automated=%s" will '
+                          "not yield any results in future." % value)
         auth = self.registry_auth(index, "pull")
         found = self.client.search(opts.args[0], max(opts.limit, 0), _filter_map(opts.filter), auth)
 
@@ -7374,7 +7402,8 @@ class RegistryCommands(Cli):
         except ValueError:
             wanted = True
         if not opts.disable_content_trust or wanted and "disable_content_trust" not in opts.given:
-            raise DockerError("content trust is not offered: unset DOCKER_CONTENT_TRUST, or give --disable-content-trust")
+            raise DockerError("content trust is not offered: unset DOCKER_CONTENT_TRUST, or give "
+                              "--disable-content-trust")
 
     def registry_auth(self, index: str, what: str) -> AuthConfig:
         """The credentials for a registry.  A pull does without those that a broken helper does not give."""
@@ -7536,11 +7565,11 @@ UPDATE_TABLE = '''
 _NO_CONTAINER = '''{"Hostname":"","Domainname":"","User":"","AttachStdin":false,"AttachStdout":false,
 "AttachStderr":false,"Tty":false,"OpenStdin":false,"StdinOnce":false,"Env":null,"Cmd":null,"Image":"","Volumes":{},
 "WorkingDir":"","Entrypoint":null,"OnBuild":null,"Labels":{},"HostConfig":{"Binds":null,"ContainerIDFile":"",
-"LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},"RestartPolicy":null,"AutoRemove":false,"VolumeDriver":"",
-"VolumesFrom":null,"ConsoleSize":[0,0],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],"DnsOptions":[],
-"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,"PidMode":"",
-"Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"","UsernsMode":"",
-"ShmSize":0,"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,
+"LogConfig":{"Type":"","Config":{}},"NetworkMode":"default","PortBindings":{},"RestartPolicy":null,"AutoRemove":false,
+"VolumeDriver":"","VolumesFrom":null,"ConsoleSize":[0,0],"CapAdd":null,"CapDrop":null,"CgroupnsMode":"","Dns":[],
+"DnsOptions":[],"DnsSearch":[],"ExtraHosts":null,"GroupAdd":null,"IpcMode":"","Cgroup":"","Links":null,"OomScoreAdj":0,
+"PidMode":"","Privileged":false,"PublishAllPorts":false,"ReadonlyRootfs":false,"SecurityOpt":null,"UTSMode":"",
+"UsernsMode":"","ShmSize":0,"Isolation":"","CpuShares":0,"Memory":0,"NanoCpus":0,"CgroupParent":"","BlkioWeight":0,
 "BlkioWeightDevice":[],"BlkioDeviceReadBps":[],"BlkioDeviceWriteBps":[],"BlkioDeviceReadIOps":[],
 "BlkioDeviceWriteIOps":[],"CpuPeriod":0,"CpuQuota":0,"CpuRealtimePeriod":0,"CpuRealtimeRuntime":0,"CpusetCpus":"",
 "CpusetMems":"","Devices":[],"DeviceCgroupRules":null,"DeviceRequests":null,"MemoryReservation":0,"MemorySwap":0,
@@ -7882,7 +7911,7 @@ class CreateCommands(RegistryCommands):
                            status)
 
     def run_failure(self, error: DockerError) -> StatusError:
-        """How run ends when a container cannot be made or started: 127 for what is missing, 126 for what may not run."""
+        """How run ends when a container cannot be made or started: 127 for what is missing, 126 for what cannot run."""
         missing = "executable file not found|no such file or directory|system cannot find the file specified"
         status = 127 if re.search(missing, str(error)) else (
             126 if re.search("permission denied|is a directory", str(error)) else 125)
@@ -8197,7 +8226,8 @@ class ImageCommands(RegistryCommands):
     def cmd_image_prune(self, *args):
         """Remove unused images."""
         opts = self.parse(args, "", 0, '''
-            -a, --all             all that no container uses, not only those without a name''' + _PRUNE_FLAGS, api="1.25")
+            -a, --all             all that no container uses, not only those without a name''' + _PRUNE_FLAGS,
+                          api="1.25")
         what = "images without at least one container associated to them." if opts.all else "dangling images."
         if opts.force or self.confirm("WARNING! This will remove all " + what + _SURE):
             filters = _filter_map(opts.filter + [("dangling", "false" if opts.all else "true")])
@@ -8302,7 +8332,8 @@ def history_columns(whole: bool, human: bool) -> dict:
         "CreatedAt": ("CREATED AT", lambda layer: format_rfc3339(layer.get("Created") or 0)),
         "CreatedBy": ("CREATED BY", lambda layer: ellipsis(
             (layer.get("CreatedBy") or "").replace("\t", " "), sys.maxsize if whole else 45)),
-        "Size": ("SIZE", lambda layer: format_size(layer.get("Size") or 0, 3) if human else str(layer.get("Size") or 0)),
+        "Size": ("SIZE", lambda layer: format_size(layer.get("Size") or 0, 3) if human else
+                 str(layer.get("Size") or 0)),
         "Comment": ("COMMENT", lambda layer: layer.get("Comment") or ""),
     }
 
@@ -8428,7 +8459,8 @@ class BuildCommands(RegistryCommands):
         """The way to show BuildKit's work; DockerError for flags that cannot be served."""
         for name in _NEED_SESSION:
             if name.replace("-", "_") in opts.given:
-                raise DockerError('"--%s" needs a session with BuildKit, which is not offered: use buildx for it' % name)
+                raise DockerError('"--%s" needs a session with BuildKit, which is not offered: use buildx for it' % (
+                    name))
         mode = opts.progress or os.environ.get("BUILDKIT_PROGRESS") or "auto"
         if mode not in PROGRESS_MODES:
             raise DockerError("ERROR: invalid progress mode " + mode)
@@ -8470,8 +8502,9 @@ class BuildCommands(RegistryCommands):
         query = {name: "1" if value is True else value or None
                  for name, value in ((name, getattr(opts, flag)) for name, flag in _BUILD_QUERY)}
         query.update(
-            dockerfile=dockerfile or None, rm=None if opts.rm else "0", buildargs=dict(sorted(arguments.items())) or None,
-            labels=dict(sorted(opts.label)) or None, networkmode=None if opts.network == "default" else opts.network,
+            dockerfile=dockerfile or None, rm=None if opts.rm else "0",
+            buildargs=dict(sorted(arguments.items())) or None, labels=dict(sorted(opts.label)) or None,
+            networkmode=None if opts.network == "default" else opts.network,
             isolation=opts.isolation if opts.isolation.lower() not in ("", "default") else None,
             platform=(opts.platform or os.environ.get("DOCKER_DEFAULT_PLATFORM", "")).lower() or None,
             cachefrom=",".join(opts.cache_from).split(",") if opts.cache_from else None,
@@ -8537,7 +8570,8 @@ class BuildCommands(RegistryCommands):
             identifier, failure, failed = self._run_buildkit(context, query, opts, mode)
             if not failure:
                 break
-            images = [name[len(_METADATA_STEP):] for name in failed if context.folder and name.startswith(_METADATA_STEP)]
+            images = [name[len(_METADATA_STEP):] for name in failed
+                      if context.folder and name.startswith(_METADATA_STEP)]
             if pulled.issuperset(images):
                 raise self._build_failure(str(failure), failed, context, instructions)
         if opts.quiet:
@@ -8639,8 +8673,8 @@ def volume_columns() -> dict:
         return "pending creation" if not (c.get("Info") or {}).get("VolumeID") else (
             "in use (%d node%s)" % (nodes, "s" * (nodes != 1)) if nodes else "created")
     return {
-        "Name": ("VOLUME NAME", _text("Name")), "Driver": ("DRIVER", _text("Driver")), "Scope": ("SCOPE", _text("Scope")),
-        "Mountpoint": ("MOUNTPOINT", _text("Mountpoint")),
+        "Name": ("VOLUME NAME", _text("Name")), "Driver": ("DRIVER", _text("Driver")),
+        "Scope": ("SCOPE", _text("Scope")), "Mountpoint": ("MOUNTPOINT", _text("Mountpoint")),
         "Labels": ("LABELS", lambda v: format_labels(v.get("Labels"))), "Label": LABEL,
         "Links": ("LINKS", usage("RefCount", str)), "Size": ("SIZE", usage("Size", format_size)),
         "Group": ("GROUP", cluster(lambda c: (c.get("Spec") or {}).get("Group") or "")),
@@ -8689,8 +8723,8 @@ def network_ipam(subnets, ranges, gateways, auxiliary) -> list:
     return found
 
 
-_NO_NETWORK = ('{"Driver":"bridge","Scope":"","IPAM":{"Driver":"default","Options":{}},"Internal":false,"Attachable":false,'
-               '"Ingress":false,"ConfigOnly":false,"Options":{},"Labels":{}}')
+_NO_NETWORK = ('{"Driver":"bridge","Scope":"","IPAM":{"Driver":"default","Options":{}},"Internal":false,'
+               '"Attachable":false,"Ingress":false,"ConfigOnly":false,"Options":{},"Labels":{}}')
 
 
 class NetworkCommands(Cli):
@@ -8703,9 +8737,9 @@ class NetworkCommands(Cli):
                 --no-trunc        whole IDs
             -q, --quiet           IDs only''')
         found = sorted(self.client.networks(_filter_map(opts.filter)), key=lambda n: natural_key(n.get("Name") or ""))
-        self._show_named(found, network_columns(opts.no_trunc), ["ID", "Name", "Driver", "Scope"], opts, "networksFormat",
-                         (("network_id", "ID"), ("name", "Name"), ("driver", "Driver"), ("scope", "Scope")),
-                         "*network.networkContext")
+        self._show_named(found, network_columns(opts.no_trunc), ["ID", "Name", "Driver", "Scope"], opts,
+                         "networksFormat", (("network_id", "ID"), ("name", "Name"), ("driver", "Driver"),
+                                            ("scope", "Scope")), "*network.networkContext")
 
     cmd_network_list = cmd_network_ls
 
@@ -8793,9 +8827,9 @@ class NetworkCommands(Cli):
                 ingress = False
             try:
                 if not ingress or self.confirm(
-                        "WARNING! Before removing the routing-mesh network, make sure all the nodes in your swarm run the "
-                        "same docker engine version. Otherwise, removal may not be effective and functionality of newly "
-                        "create ingress networks will be impaired." + _SURE):
+                        "WARNING! Before removing the routing-mesh network, make sure all the nodes in your swarm run "
+                        "the same docker engine version. Otherwise, removal may not be effective and functionality of "
+                        "newly create ingress networks will be impaired." + _SURE):
                     self.client.remove_network(name)
                     self.print(name)
             except DockerError as error:
@@ -8816,8 +8850,9 @@ class NetworkCommands(Cli):
 
 
 # What an engine's volume holds, as `volume inspect` lists it; the False ones only if the engine names them.
-_VOLUME_FIELDS = (("ClusterVolume", False), ("CreatedAt", False), ("Driver", True), ("Labels", True), ("Mountpoint", True),
-                  ("Name", True), ("Options", True), ("Scope", True), ("Status", False), ("UsageData", False))
+_VOLUME_FIELDS = (("ClusterVolume", False), ("CreatedAt", False), ("Driver", True), ("Labels", True),
+                  ("Mountpoint", True), ("Name", True), ("Options", True), ("Scope", True), ("Status", False),
+                  ("UsageData", False))
 
 
 class VolumeCommands(NetworkCommands):
@@ -8835,8 +8870,8 @@ class VolumeCommands(NetworkCommands):
             found = [volume for volume in found if volume.get("ClusterVolume")]
             shown = ["Name", "Group", "Driver", "Availability", "Status"]
             opts.format = opts.format if opts.quiet else "table"
-        self._show_named(found, volume_columns(), shown, opts, "volumesFormat", (("name", "Name"), ("driver", "Driver")),
-                         "*formatter.volumeContext")
+        self._show_named(found, volume_columns(), shown, opts, "volumesFormat",
+                         (("name", "Name"), ("driver", "Driver")), "*formatter.volumeContext")
 
     cmd_volume_list = cmd_volume_ls
 
@@ -8870,8 +8905,8 @@ class VolumeCommands(NetworkCommands):
                 --topology-required list    cluster volume: topology it must be reached from (API 1.42)
                 --type string               cluster volume: mount or block (default "block") (API 1.42)''')
         if opts.name and opts.args:
-            raise DockerError("conflicting options: cannot specify a volume-name through both --name and as a positional "
-                              "arg")
+            raise DockerError("conflicting options: cannot specify a volume-name through both --name and as a "
+                              "positional arg")
         config = {"Driver": opts.driver, "DriverOpts": dict(opts.opt), "Name": opts.args[0] if opts.args else opts.name,
                   "Labels": dict(opts.label)}
         if opts.given & {"group", "scope", "sharing", "availability", "type", "limit_bytes", "required_bytes"}:
@@ -8919,7 +8954,8 @@ class VolumeCommands(NetworkCommands):
         filters = _filter_map(opts.filter)
         if opts.all:
             if "all" in filters:
-                raise DockerError("conflicting options: cannot specify both --all and --filter all=" + filters["all"][0])
+                raise DockerError("conflicting options: cannot specify both --all and --filter all=" +
+                                  filters["all"][0])
             filters["all"] = ["true"]
         what = "anonymous" if not opts.all and self.client.at_least("1.42") else "all"
         question = "WARNING! This will remove %s local volumes not used by at least one container." + _SURE
@@ -9043,7 +9079,8 @@ class SystemCommands(Cli):
                  ("Containers", "Containers space usage:",
                   [dict(c, SizeRootFs=0) for c in usage.get("Containers") or ()], container_columns(whole),
                   "ID Image Command LocalVolumes Size RunningFor Status Names"),
-                 ("Volumes", "Local Volumes space usage:", usage.get("Volumes") or (), volume_columns(), "Name Links Size"),
+                 ("Volumes", "Local Volumes space usage:", usage.get("Volumes") or (), volume_columns(),
+                  "Name Links Size"),
                  ("BuildCache", "Build cache usage: " + usage_rows(usage)[3][3], cache, cache_columns(whole),
                   "ID CacheType Size CreatedSince LastUsedSince UsageCount Shared")]
         if not whole:
@@ -9095,7 +9132,7 @@ class SystemCommands(Cli):
             self.show_reclaimed(self.prune("caches", _filter_map(opts.filter), opts.all, opts.keep_storage or 0))
 
     def _show_info(self, info, format_text):
-        """Show what a template makes of the client's part and, if it needs it, of the engine's; faults are in it, too."""
+        """Show what a template makes of the client's part and, if it needs it, of the engine's; and faults."""
         failure, asks = None, not re.search(r"\.[a-zA-Z]", format_text)
         try:
             Template(format_text).execute(Value("system.sparseInfo", info))
@@ -9194,7 +9231,8 @@ def event_text(event: dict) -> str:
 
 def usage_rows(usage: dict) -> list:
     """The lines of `system df`: (type, total, active, size, reclaimable), all text."""
-    images, containers, volumes, cache = (usage.get(key) or () for key in ("Images", "Containers", "Volumes", "BuildCache"))
+    images, containers, volumes, cache = (
+        usage.get(key) or () for key in ("Images", "Containers", "Volumes", "BuildCache"))
 
     def row(name, items, active, size, free, percent=True):
         share = " (%d%%)" % (free * 100 // size) if percent and size > 0 else ""
@@ -9226,7 +9264,8 @@ def cache_columns(whole: bool) -> dict:
     """The fields of a piece of build cache: {field: (heading, function)}; `whole`: the ID is not shortened."""
     def since(field):
         # no longer than Go's durations go
-        return lambda c: c.get(field) and format_duration(min(time.time() - parse_rfc3339(c[field]), 9223372036)) + " ago" or ""
+        return lambda c: c.get(field) and format_duration(
+            min(time.time() - parse_rfc3339(c[field]), 9223372036)) + " ago" or ""
     return {
         "ID": ("CACHE ID", lambda c: (c["ID"] if whole else short_id(c["ID"])) + "*" * bool(c.get("InUse"))),
         "Parent": ("PARENT", _text("Parent")), "CacheType": ("CACHE TYPE", _text("Type")),
@@ -9348,7 +9387,8 @@ def info_text(info: dict, user: str = "") -> str:
     lines += _optional(info, ("Product License", "ProductLicense"))
     if info.get("DefaultAddressPools"):
         lines.append(" Default Address Pools:")
-        lines += ["   Base: %s, Size: %s" % (pool.get("Base"), pool.get("Size")) for pool in info["DefaultAddressPools"]]
+        lines += ["   Base: %s, Size: %s" % (pool.get("Base"), pool.get("Size"))
+                  for pool in info["DefaultAddressPools"]]
     return "".join(line + "\n" for line in lines + [""])
 
 
@@ -9652,7 +9692,8 @@ class StreamCommands(CreateCommands):
     -i, --interactive             connect the input''')
         for flag in ("checkpoint", "checkpoint-dir"):
             if flag.replace("-", "_") in opts.given and not self.client.ping().get("experimental"):
-                raise DockerError('"--%s" is only supported on a Docker daemon with experimental features enabled' % flag)
+                raise DockerError('"--%s" is only supported on a Docker daemon with experimental features enabled' % (
+                    flag))
         attached = opts.attach or opts.interactive
         if len(opts.args) > 1 and (attached or opts.checkpoint):
             raise DockerError("you cannot start and attach multiple containers at once" if attached else
@@ -9678,7 +9719,8 @@ class StreamCommands(CreateCommands):
 
     cmd_container_start = cmd_start
 
-    def start_attached(self, container: str, streams, tty: bool, signals: bool, removed: bool, opts, failure=None) -> int:
+    def start_attached(self, container: str, streams, tty: bool, signals: bool, removed: bool, opts,
+                       failure=None) -> int:
         """Start a container that was connected before; its exit status, or 0 if the user has detached from it.
 
         `streams` names those to connect, `signals` says whether it gets ours, `removed` whether it goes with its end;
@@ -13754,7 +13796,8 @@ def _be_daemon(cli, opts):
     tls = None
     if opts.tls or opts.tlsverify:
         folder = os.environ.get("DOCKER_CERT_PATH") or default_config_directory()
-        tls = TlsSettings(opts.tlscacert or os.path.join(folder, "ca.pem"), opts.tlscert or os.path.join(folder, "cert.pem"),
+        tls = TlsSettings(opts.tlscacert or os.path.join(folder, "ca.pem"),
+                          opts.tlscert or os.path.join(folder, "cert.pem"),
                           opts.tlskey or os.path.join(folder, "key.pem"), opts.tlsverify)
     hosts = [parse_host(host, bool(tls)) for host in opts.host or (DEFAULT_HOST,)]
     for host in hosts:

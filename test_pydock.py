@@ -287,6 +287,7 @@ def main(argv=None):
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)       # a shell that starts us behind its back has it ignored
     began = time.time()
     status = 0
     try:
