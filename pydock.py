@@ -10071,6 +10071,7 @@ class Registry:
         self._contexts = {}             # {host and port: TLS context}
         self._tokens = {}               # {scope: (Authorization, until when)}
         self._bearer = None             # the parameters of the last Bearer challenge
+        self._wants_identity, self._identity = False, ""
         self._met = set()               # the origins that have answered
 
     def __enter__(self):
@@ -10103,6 +10104,12 @@ class Registry:
     def ping(self) -> None:
         """GET /v2/: whether this is a registry, and takes the credentials."""
         self._request("GET", "/v2/").close()
+
+    def login(self) -> str:
+        """`ping`; the identity token that the token server gives in exchange for a password, "" for none."""
+        self._wants_identity = bool(self.auth.username)
+        self.ping()
+        return self._identity
 
     def tags(self, repository: str) -> list:
         """GET /v2/NAME/tags/list, and the pages that follow."""
@@ -10318,7 +10325,7 @@ class Registry:
                             if error is refusal:
                                 raise
                             raise RegistryError('%s "%s": %s' % (method.title(), url, error), error.status, error.code,
-                                                error.retry)
+                                                error.retry) from error
             except (RegistryError, ConnectionFailed) as error:
                 attempt += 1
                 if attempt >= tries:
@@ -10446,6 +10453,7 @@ class Registry:
             pairs += [("scope", one) for one in scope.split()]
             secret = self._basic() if self.auth.username else ""
             pairs += [("account", self.auth.username)] if secret else []
+            pairs += [("client_id", "pydock"), ("offline_token", "true")] if self._wants_identity else []
             answer = self._follow("GET", "%s%s%s" % (realm, "&" if "?" in realm else "?", urlencode(pairs)), {}, secret)
         with answer:
             if answer.status != 200:
@@ -10454,6 +10462,7 @@ class Registry:
         token = found.get("token") or found.get("access_token")
         if not isinstance(token, str) or not re.match(r"[!-~]+\Z", token):
             raise RegistryError("the token server %s gives no token" % realm)
+        self._identity = str(found.get("refresh_token") or "")
         seconds = found.get("expires_in")
         seconds = max(seconds, 60) if isinstance(seconds, (int, float)) else 60
         return "Bearer " + token, time.monotonic() + seconds * 0.9
@@ -10504,7 +10513,8 @@ class Registry:
         except (ValueError, AttributeError, TypeError, RecursionError):
             pass
         if bearer.get("error") == "insufficient_scope":
-            code, texts = "DENIED", ["denied: requested access to the resource is denied"]
+            code = "DENIED"
+            texts.insert(0, "denied: requested access to the resource is denied")
         elif status == 401 and not texts:
             code, texts = "UNAUTHORIZED", ["unauthorized: authentication required"]
         elif status == 429 and not texts:
@@ -10512,7 +10522,8 @@ class Registry:
                 data[:1000].decode("utf-8", "replace").strip() or "too many requests")]
         elif status == 404 and "/manifests/" in answer.url and not texts:
             code, texts = "MANIFEST_UNKNOWN", ["manifest unknown: manifest unknown"]
-        text = texts[0] if len(texts) == 1 else "errors:\n%s\n" % "\n".join(texts) if texts else (
+        text = texts[0] if texts and method in ("GET", "HEAD") or len(texts) == 1 else (
+            "errors:\n%s\n" % "\n".join(texts)) if texts else (
             "received unexpected HTTP status: %d %s" % (status, http.client.responses.get(status, "")))
         retry = None
         if status in (408, 425, 429) or status >= 500 and status != 501:
@@ -10592,7 +10603,10 @@ class Registry:
         where = _origin(proxy) if proxy else (scheme, host, port)
         if where[0] != "http" and proxy:
             raise DockerError("a proxy of the kind %s is not supported: %s" % (where[0], _without_password(proxy)))
-        sock = socket.create_connection(where[1:], CONNECT_TIMEOUT)
+        try:
+            sock = socket.create_connection(where[1:], CONNECT_TIMEOUT)
+        except OSError as error:
+            raise OSError(("proxyconnect tcp: " if proxy else "") + _dial_complaint(where[1:], error))
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -10637,21 +10651,16 @@ class Registry:
 
     def _failure(self, method, url, error, wire=None):
         """Why there is no answer, as Go says it; worth another try if the host has answered before."""
-        scheme, host, port = _origin(url)
         reason, retry = _tls_reason(error), 0 if _origin(url) in self._met else None
-        if isinstance(error, socket.gaierror):
-            text = "dial tcp: lookup %s: no such host" % host
-        elif reason:
+        if reason:
             text, retry = reason, None if "certificate" in reason else retry
         elif isinstance(error, http.client.RemoteDisconnected):
             text, retry = "EOF", 0
         elif isinstance(error, http.client.HTTPException):
             text, retry = "net/http: HTTP/1.x transport connection broken: %s" % error, 0
-        elif wire or error.errno is None:
-            text, retry = os_error_text(error), 0 if wire else retry
         else:
-            text = "dial tcp %s:%s: connect: %s" % (host, port, os_error_text(error))
-        place = "%s://%s/v2/" % (scheme, urlsplit(url).netloc) if not wire else _without_password(url)
+            text, retry = os_error_text(error), 0 if wire else retry
+        place = "%s://%s/v2/" % urlsplit(url)[:2] if not wire else _without_password(url)
         return RegistryError('%s "%s": %s' % ("Get" if not wire else method.title(), place, text), retry=retry)
 
 
@@ -10667,6 +10676,15 @@ def _retry_after(text):
         return max(0, parsedate_to_datetime(text).timestamp() - time.time())
     except (TypeError, ValueError, IndexError):
         return 0
+
+
+def _dial_complaint(address, error):
+    """Why no connection came about, as Go says it: with the first address that a host has."""
+    if isinstance(error, socket.gaierror):
+        return "dial tcp: lookup %s: no such host" % address[0]
+    host, port = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0][4][:2]
+    return "dial tcp %s:%d: %s" % ("[%s]" % host if ":" in host else host, port, "i/o timeout" if isinstance(
+        error, socket.timeout) else "connect: " + os_error_text(error))
 
 
 def _without_password(url):
@@ -10754,17 +10772,24 @@ class _Meter:
         self.tell("Retrying in %d second%s" % (-(-seconds // 1), "" if seconds <= 1 else "s"))
 
 
-def pull_image(registry: Registry, reference: Reference, platform: str, store, report) -> None:
+def pull_image(registry: Registry, reference: Reference, platform: str, store, report, all_tags: bool = False) -> list:
     """Bring an image into `store`, an ImageStore: layers in parallel, resumed and verified.
 
     `platform` chooses from an index ("" is for this host); `report` is called with the messages of the engine's API,
-    from several threads.  Raises RegistryError in the engine's words.
+    from several threads.  Returns the references that were pulled, those of `all_tags` or the one.  Raises
+    RegistryError in the engine's words.
     """
-    reference = reference.with_default_tag()
+    pulled, newer = [reference.with_default_tag()], False
     try:
-        _pull(registry, reference, platform, store, report)
+        if all_tags:
+            pulled = [Reference(reference.domain, reference.path, tag) for tag in registry.tags(reference.path)]
+        for reference in pulled:
+            newer = _pull(registry, reference, platform, store, report) or newer
     except RegistryError as error:
         raise _in_words_of_pull(error, reference)
+    report({"status": "Status: %s for %s" % ("Downloaded newer image" if newer else "Image is up to date", (
+        reference.familiar_name + ("" if all_tags else "@" + reference.digest if reference.digest else reference.suffix)))})
+    return pulled
 
 
 def _in_words_of_pull(error, reference):
@@ -10777,9 +10802,9 @@ def _in_words_of_pull(error, reference):
 
 
 def _pull(registry, reference, platform, store, report):
+    """Bring one image into the store; whether it is another one than before."""
     repository, wanted = reference.path, reference.digest or reference.tag
-    suffix = "@" + reference.digest if reference.digest else ":" + reference.tag
-    name, shown = reference.name + suffix, reference.familiar_name + suffix
+    name = reference.name + ("@" if reference.digest else ":") + wanted
     record = _kept(store, name)
     digest = ""
     if record:
@@ -10801,7 +10826,7 @@ def _pull(registry, reference, platform, store, report):
                             "%s@%s" % (reference.name, digest))
         current = bool(record) and record.id == manifest.json["config"]["digest"]
     report({"status": "Digest: " + digest})
-    report({"status": "Status: %s for %s" % ("Image is up to date" if current else "Downloaded newer image", shown)})
+    return not current
 
 
 def _kept(store, name):
@@ -10925,7 +10950,13 @@ def push_image(registry: Registry, reference: Reference, store, report) -> None:
 
     `report` is called with the messages of the engine's API, from several threads.
     """
-    reference = reference.with_default_tag()
+    try:
+        _push(registry, reference.with_default_tag(), store, report)
+    except RegistryError as error:
+        raise error.__cause__ or error
+
+
+def _push(registry, reference, store, report):
     if reference.digest:
         raise RegistryError("cannot push a digest reference", 400)
     report({"status": "The push refers to repository [%s]" % reference.name})
@@ -12832,14 +12863,10 @@ class Engine:
         name, tag = request.get("fromImage"), request.get("tag")
         reference = _request_reference(name + (tag and ("@" if ":" in tag else ":") + tag))
         with Registry(reference.domain, request.auth()) as registry:
-            tags = [reference]
-            if not reference.tag and not reference.digest:
-                tags = [Reference(reference.domain, reference.path, tag) for tag in registry.tags(reference.path)]
-            for one in tags:
-                pull_image(registry, one, request.get("platform").lower(), self.store, report)
-                image = self.store.resolve(full_name(one))
-                shown = familiar(str(one))
-                self._image_event("pull", image, one.familiar_name, shown)
+            pulled = pull_image(registry, reference, request.get("platform").lower(), self.store, report,
+                                not reference.suffix)
+        for one in pulled:
+            self._image_event("pull", self.store.resolve(full_name(one)), one.familiar_name, familiar(str(one)))
 
     def _import(self, request, report):
         source, name = request.get("fromSrc"), request.get("repo")
@@ -12903,13 +12930,12 @@ class Engine:
         host = registry_hostname(auth.serveraddress or INDEX_SERVER)
         with Registry(INDEX_NAME if host in INDEX_ALIASES else host, auth) as registry:
             try:
-                registry.ping()
+                token = registry.login()
             except ApiError as error:
-                if error.status != 401:
+                if error.status != 401 or error.__cause__:      # which is what the token server says
                     raise
-                raise Unauthorized(401, "login attempt to %s/v2/ failed with status: 401 Unauthorized" % (
-                    "https://" + registry.host))
-        return {"IdentityToken": "", "Status": "Login Succeeded"}
+                raise Unauthorized(401, "login attempt to %s/v2/ failed with status: 401 Unauthorized" % registry.base)
+        return {"IdentityToken": token, "Status": "Login Succeeded"}
 
     def _search(self, request):
         term, limit = request.get("term"), request.get("limit") or "25"

@@ -7913,6 +7913,11 @@ class Shelf:
                                          ("Range", "0-%d" % max(0, len(self.uploads[place]) - 1))])
 
 
+def wanted(request):
+    """The place from which on a blob is asked for."""
+    return int(re.match(r"bytes=(\d+)-$", request.header("Range")).group(1))
+
+
 def refusal(status, code, message, headers=(), head=False):
     """A registry's error."""
     body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
@@ -8181,7 +8186,7 @@ class PullTest(RegistryCase):
         ("long pause", refusal(429, "TOOMANYREQUESTS", "later", [("Retry-After", "3600")]), "toomanyrequests: later"),
         ("plain text", answer(404, "nothing here", "text/plain"), "manifest for ADDRESS/app:1 not found: manifest unknown: manifest unknown"),
         ("no error", answer(418, "short and stout", "text/plain"), "received unexpected HTTP status: 418"),
-        ("several", answer(400, {"errors": [{"code": "A_B", "message": "c"}, {"code": "D"}]}), "errors:\na b: c\nd: d\n"),
+        ("several", answer(400, {"errors": [{"code": "A_B", "message": "c"}, {"code": "D"}]}), "a b: c"),
     )
     def test_refusal(self, title, thing, text):
         thing = thing.replace(b"REALM", self.address.encode())
@@ -8189,13 +8194,37 @@ class PullTest(RegistryCase):
         error = self.refused(text.replace("ADDRESS", self.address), self.pull)
         self.assertEqual(len(self.asked("manifests")), 2 if title == "insufficient scope" else 1)
         self.assertEqual(self.messages, [])
+        self.assertNotIn("\n", str(error))
         if title in ("denied", "unknown", "no repository"):
             self.assertEqual(error.status, 404)
 
-    def test_unreachable(self):
+    @rows(("address", "127.0.0.1:%d", {}, 'http://127.0.0.1:%d/v2/": dial tcp 127.0.0.1:%d: connect: connection refused'),
+          ("name", "localhost:%d", {}, re.compile(r'http://localhost:(\d+)/v2/": dial tcp (127.0.0.1|\[::1\]):\1: connect: ')),
+          ("IPv6", "[::1]:%d", {}, 'http://[::1]:%d/v2/": dial tcp [::1]:%d: connect: '),
+          ("proxy", "r.example:%d", {"HTTPS_PROXY": "127.0.0.1:1"}, 'https://r.example:%d/v2/": proxyconnect tcp: dial tcp '
+           '127.0.0.1:1: connect: connection refused'))
+    def test_unreachable(self, title, host, environ, text):
         port = free_port()
-        self.refused('Get "http://127.0.0.1:%d/v2/": dial tcp 127.0.0.1:%d: connect: connection refused' % (port, port),
-                     self.pull, registry=self.registry("127.0.0.1:%d" % port))
+        for name, value in environ.items():
+            self.set_environ(name, value)
+        error = self.refused("", self.pull, registry=self.registry(host % port))
+        if isinstance(text, str):
+            text = re.escape(text.replace("%d", str(port)))
+        self.assertRegex(str(error), text)
+
+    def test_all_tags(self):
+        """One after the other, with one status for all."""
+        self.shelf.image("1", "2")
+        for status in ("Downloaded newer image", "Image is up to date"):
+            del self.messages[:]
+            pulled = self.pydock.pull_image(self.registry(), self.reference("app"), "", self.store, self.messages.append, True)
+            self.assertEqual([one.tag for one in pulled], ["1", "2"])
+            self.assertEqual([text for text in self.said() if "Status" in text], [
+                "Status: %s for %s/app" % (status, self.address)])
+        self.assertEqual(self.store.resolve(self.address + "/app:2").names, [self.address + "/app:" + n for n in "12"])
+        self.engine.on("GET", ".*/tags/list", refusal(404, "NAME_UNKNOWN", "repository name not known to registry"))
+        self.refused("repository %s/app not found: name unknown" % self.address, self.pydock.pull_image, self.registry(),
+                     self.reference("app"), "", self.store, self.messages.append, True)
 
     def test_tags(self):
         self.shelf.image("1", "2", "latest")
@@ -8264,7 +8293,9 @@ class FaultTest(RegistryCase):
         ("cut, and 200", [lambda t: cut(t.whole, 1500000), lambda t: t.whole], True),
         ("cut twice", [lambda t: cut(t.whole, 1500000), lambda t: cut(t.part(1000000), 100)], True),
         ("cut, and another place", [lambda t: cut(t.whole, 1500000), lambda t: t.part(0)], False),
-        ("cut, and a wrong end", [lambda t: cut(t.whole, 1500000), lambda t: t.part(1000000, end=2000000)], False),
+        ("cut, and a wrong end", [lambda t: cut(t.whole, 1500000), lambda t: lambda r: t.part(wanted(r), end=2000000)], False),
+        ("cut, and a wrong size", [lambda t: cut(t.whole, 1500000), lambda t: lambda r: t.part(wanted(r), total=9)], False),
+        ("cut, and no size", [lambda t: cut(t.whole, 1500000), lambda t: lambda r: t.part(wanted(r), total="*")], True),
         ("cut, and no place", [lambda t: cut(t.whole, 1500000), lambda t: answer(206, t.data[5:])], False),
         ("cut, and 416", [lambda t: cut(t.whole, 1500000), refusal(416, "RANGE_INVALID", "no")], False),
         ("503", [answer(503, "busy", "text/plain"), answer(502, "busy")], None),
@@ -8484,6 +8515,19 @@ class TokenTest(RegistryCase):
         self.assertEqual(self.tokens[0].query, {"service": ["reg"], "scope": ["repository:app:pull"], "account": ["u"]})
         self.refused('"http://%s/v2/app/manifests/1": unauthorized: incorrect username or password' % self.address,
                      self.pull, registry=self.registry(auth={"username": "u", "password": "q"}))
+
+    def test_login(self):
+        """A password is exchanged for an identity token where the server gives one."""
+        self.wanted = basic_auth("u", "p")
+        self.assertEqual(self.registry(auth={"username": "u", "password": "p"}).login(), "")
+        self.answer["refresh_token"] = "identity"
+        self.assertEqual(self.registry(auth={"username": "u", "password": "p"}).login(), "identity")
+        self.assertEqual(self.tokens[1].query, {"service": ["reg"], "scope": ["repository:app:pull"], "account": ["u"],
+                                                "client_id": ["pydock"], "offline_token": ["true"]})
+        error = self.refused('Get "http://%s/v2/": unauthorized: incorrect username or password' % self.address,
+                             self.registry(auth={"username": "u", "password": "q"}).login)
+        self.assertEqual(error.status, 401)
+        self.assertEqual(self.registry(auth={"identitytoken": "identity"}).login(), "identity")
 
     def test_identity_token(self):
         self.pull(registry=self.registry(auth={"username": "<token>", "identitytoken": "secret+/="}))
@@ -8713,12 +8757,16 @@ class PushTest(RegistryCase):
         ("denied", "POST", refusal(403, "DENIED", "requested access to the resource is denied"), "denied: requested access"),
         ("login", "*", challenge("Basic realm=x"), "no basic auth credentials"),
         ("digest", "PUT", refusal(400, "DIGEST_INVALID", "wrong"), "digest invalid: wrong"),
+        ("several", "PUT", answer(400, {"errors": [{"code": "A_B", "message": "c"}, {"code": "D"}]}), "errors:\na b: c\nd: d\n"),
+        ("scope", "PUT", challenge('Bearer realm="http://REALM/t",error="insufficient_scope"'),
+         "errors:\ndenied: requested access to the resource is denied\nunauthorized: authentication required\n"),
         ("gives up", "PUT", answer(503, "busy"), "503"),
         ("hostile place", "POST", answer(202, b"", headers=[("Location", "file:///x")]), "no web address"),
     )
     def test_refused(self, title, method, thing, text):
-        self.engine.on(method, ".*", thing)
-        self.refused(text, self.push)
+        thing = thing.replace(b"REALM", self.address.encode())
+        self.engine.on(method, ".*", thing).on("*", "/t.*", answer(200, {"token": "t"}))
+        self.assertTrue(str(self.refused(text, self.push)).startswith(("the registry", "received") + (text[:9],)))
         self.assertEqual(self.shelf.manifests, {})
 
     def test_place_elsewhere(self):
@@ -8966,7 +9014,8 @@ class TokenServer(Part):
             "iat": int(time.time()), "jti": "1", "access": access})
         signed = run([which("openssl"), "dgst", "-sha256", "-sign", self.certificates.path("ca.key")],
                      clean_env(self.dir), text, binary=True)
-        return answer(200, {"access_token": (text + b"." + encode(signed.stdout)).decode(), "expires_in": 60})
+        return answer(200, dict({"access_token": (text + b"." + encode(signed.stdout)).decode(), "expires_in": 60},
+                                **({"refresh_token": "identity"} if "offline_token" in request.query else {})))
 
 
 class TokenRegistry(Registry):
@@ -11695,7 +11744,7 @@ class EngineEmbeddedTest(EmbeddedCase):
     def test_login(self):
         registry = PasswordRegistry.get()
         self.check(self.pydock("login", "-u", registry.user, "-p", "wrong", registry.address), 1, "", re.compile(
-            "login attempt to .*/v2/ failed with status: 401 Unauthorized"))
+            "login attempt to http://%s/v2/ failed with status: 401 Unauthorized" % registry.address))
         self.check(self.pydock("login", "-u", registry.user, "--password-stdin", registry.address,
                                input=registry.password), 0, "Login Succeeded\n")
         self.check(self.pydock("pull", self.name + ":1"), 0)
@@ -11703,6 +11752,19 @@ class EngineEmbeddedTest(EmbeddedCase):
         self.check(self.pydock("push", registry.address + "/in:1"), 0)
         self.check(self.pydock("logout", registry.address), 0)
         self.check(self.pydock("push", registry.address + "/in:1"), 1, None, re.compile("no basic auth credentials|unauthorized"))
+
+    def test_login_with_tokens(self):
+        """What is kept is an identity token, and no password."""
+        registry, server = TokenRegistry.get(), TokenServer.get()
+        self.check(self.pydock("login", "-u", server.user, "-p", "wrong", registry.address), 1, "", re.compile(
+            'Get "http://%s/v2/": unauthorized: incorrect username or password' % registry.address))
+        self.check(self.pydock("login", "-u", server.user, "--password-stdin", registry.address, input=server.password), 0)
+        with open(os.path.join(self.home, ".docker", "config.json")) as file:
+            self.assertEqual(json.load(file)["auths"][registry.address], {
+                "auth": base64.b64encode(server.user.encode() + b":").decode(), "identitytoken": "identity"})
+        self.check(self.pydock("pull", self.name + ":1"), 0)
+        self.check(self.pydock("tag", self.name + ":1", registry.address + "/in:1"), 0)
+        self.check(self.pydock("push", registry.address + "/in:1"), 0)
 
     def test_distribution(self):
         pydock = module()
