@@ -8389,6 +8389,7 @@ class FaultTest(RegistryCase):
         self.shelf.manifest({"schemaVersion": 2, "config": config, "layers": [part] * 2}, OCI + "manifest.v1+json", "1")
         self.pull()
         self.assertEqual(len(self.asked("GET app/blobs")), 2)
+        self.assertEqual(self.said().count("Pulling fs layer"), 1)
 
 
 class RedirectTest(RegistryCase):
@@ -8957,10 +8958,11 @@ class RegistryHostTest(RegistryCase):
         self.assertEqual({r.header("Authorization") for r in self.engine.requests}, {None})
         pull("2", ["http://" + self.address])
         self.assertTrue(origin.requests)
-        self.engine.on("GET", ".*/blobs/.*", RESET)
-        self.shelf.image("3", seed=90)
-        hub.image("3", seed=90)
-        pull("3", ["http://127.0.0.1:%d" % free_port(), "http://" + self.address])
+        for tag, thing in (("3", RESET), ("4", lambda r: cut(self.shelf(r), 300))):
+            self.engine.on("GET", ".*/blobs/.*", thing)
+            self.shelf.image(tag, seed=90 + int(tag))
+            hub.image(tag, seed=90 + int(tag))
+            pull(tag, ["http://127.0.0.1:%d" % free_port(), "http://" + self.address])
 
     def test_kept_connections(self):
         """A connection serves many requests; one that the registry closes in between is no error."""
