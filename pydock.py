@@ -10660,7 +10660,7 @@ class Registry:
             text, retry = "net/http: HTTP/1.x transport connection broken: %s" % error, 0
         else:
             text, retry = os_error_text(error), 0 if wire else retry
-        place = "%s://%s/v2/" % urlsplit(url)[:2] if not wire else _without_password(url)
+        place = "%s://%s/v2/" % urlsplit(url)[:2] if not wire else url
         return RegistryError('%s "%s": %s' % ("Get" if not wire else method.title(), place, text), retry=retry)
 
 
@@ -10849,10 +10849,15 @@ def _image_manifest(registry, repository, manifest, platform, store):
     """Go from an index to the image for a platform."""
     for _ in range(4):
         if not manifest.is_index:
-            manifest.parts("layers")
-            if manifest.parts("config")[0].get("mediaType") not in _CONFIG_TYPES:
+            config = manifest.parts("config")[0]
+            if config.get("mediaType") not in _CONFIG_TYPES:
                 raise RegistryError("this is no container image: its configuration is of the type " + go_quote(
-                    str(manifest.json["config"].get("mediaType"))))
+                    str(config.get("mediaType"))))
+            if config["size"] > _ANSWER_LIMIT:
+                raise RegistryError("the image's configuration is longer than %d bytes" % _ANSWER_LIMIT)
+            for part in [config] + manifest.parts("layers"):
+                if store.has_blob(part["digest"]) and os.path.getsize(store.blob_path(part["digest"])) != part["size"]:
+                    raise RegistryError("the manifest %s has a wrong size for %s" % (manifest.digest, part["digest"]))
             return manifest
         manifest.parts("manifests")
         about = choose_platform(manifest.json, platform)
@@ -10888,14 +10893,14 @@ def _fetch_image(registry, repository, manifest, store, report):
     if len(_diff_ids(store, config["digest"])) != len(manifest.json["layers"]):
         raise RegistryError("layers from manifest don't match image configuration")
     _in_parallel(registry, slots, fetch, missing)
-    store.add_blob(manifest.data)
+    store.add_blob(manifest.data, manifest.digest.partition(":")[0])
 
 
 def _diff_ids(store, digest):
     """The digests of an image's layers, unpacked, as its configuration lists them."""
     try:
         return [str(diff) for diff in json.loads(store.read_blob(digest).decode("utf-8"))["rootfs"]["diff_ids"]]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise RegistryError("invalid rootfs in image configuration")
 
 
@@ -11381,10 +11386,10 @@ class ImageStore:
         """A writer for a blob, to be entered; `keep` the blob first."""
         return BlobWriter(self, digest, size)
 
-    def add_blob(self, data: bytes) -> str:
+    def add_blob(self, data: bytes, algorithm: str = "sha256") -> str:
         """Put in a small blob; its digest."""
         import hashlib
-        digest = "sha256:" + hashlib.sha256(data).hexdigest()
+        digest = algorithm + ":" + hashlib.new(algorithm, data).hexdigest()
         with self.ingest(digest, len(data)) as writer:
             if not writer.done:
                 writer.restart()

@@ -7991,7 +7991,8 @@ class RegistryCase(Case):
         record = store.resolve(str(reference))
         for digest in record.blobs:
             with store.open_blob(digest) as file:
-                self.assertEqual(sum_of(file.read()), digest)
+                algorithm, _, value = digest.partition(":")
+                self.assertEqual(hashlib.new(algorithm, file.read()).hexdigest(), value)
         return record
 
     def push(self, name="app:1", registry=None):
@@ -8137,7 +8138,7 @@ class PullTest(RegistryCase):
         self.assertEqual(self.messages[0], {"status": "Pulling from app", "id": "%s/app@%s" % (self.address, digest)})
 
     @rows(
-        ("another manifest", lambda s: (b"{}", OCI + "manifest.v1+json"), "has no right descriptor in its layers"),
+        ("another manifest", lambda s: (b"{}", OCI + "manifest.v1+json"), "has no right descriptor in its config"),
         ("no JSON", lambda s: (b"<html>", "text/html"), "is no JSON object"),
         ("a list", lambda s: (b"[]", OCI + "manifest.v1+json"), "is no JSON object"),
         ("schema 1", lambda s: (json.dumps({"schemaVersion": 1, "fsLayers": []}).encode(),
@@ -8154,6 +8155,12 @@ class PullTest(RegistryCase):
             "mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": sum_of(b""), "size": 0}}).encode(),
             OCI + "manifest.v1+json"), "no container image"),
         ("too long", lambda s: (b" " * (5 << 20), OCI + "manifest.v1+json"), "longer than"),
+        ("long configuration", lambda s: (json.dumps({"layers": [], "config": {
+            "mediaType": OCI + "config.v1+json", "digest": sum_of(b""), "size": 5 << 20}}).encode(),
+            OCI + "manifest.v1+json"), "the image's configuration is longer than"),
+        ("deep configuration", lambda s: (json.dumps({"layers": [], "config": dict(s.blob(
+            b"[" * 100000), mediaType=OCI + "config.v1+json")}).encode(), OCI + "manifest.v1+json"), "invalid rootfs"),
+        ("deep", lambda s: (b'{"layers": ' + b"[" * 100000, OCI + "manifest.v1+json"), "is no JSON object"),
         ("lies about layers", lambda s: (json.dumps({"layers": [], "config": dict(s.blob(json.dumps(
             {"rootfs": {"diff_ids": ["sha256:1"]}}).encode()), mediaType=OCI + "config.v1+json")}).encode(),
             OCI + "manifest.v1+json"), "layers from manifest don't match image configuration"),
@@ -8162,6 +8169,37 @@ class PullTest(RegistryCase):
         data, kind = make(self.shelf)
         self.engine.on("GET", ".*/manifests/1", answer(200, data, kind))
         self.refused(text, self.pull)
+
+    def test_wrong_size(self):
+        """Of a blob that is in the store already: other tools would stumble over such a manifest."""
+        self.shelf.image("1")
+        self.pull()
+        manifest = json.loads(self.shelf.manifests["1"][0].decode())
+        for part in manifest["layers"][1], manifest["config"]:
+            part["size"] += 1
+            self.shelf.manifest(manifest, OCI + "manifest.v1+json", "2")
+            self.refused("has a wrong size for " + part["digest"], self.pull, "app:2")
+            part["size"] -= 1
+
+    def test_sha512(self):
+        """Manifests and layers by another digest than the usual one."""
+        def by_sha512(data):
+            return "sha512:" + hashlib.sha512(data).hexdigest()
+        self.shelf.image("1")
+        manifest = json.loads(self.shelf.manifests["1"][0].decode())
+        layer = noise(5000)
+        manifest["layers"][0].update(digest=by_sha512(layer), size=len(layer))
+        data = json.dumps(manifest).encode()
+        self.shelf.blobs[by_sha512(layer)] = layer
+        self.shelf.manifests[by_sha512(data)] = data, OCI + "manifest.v1+json"
+        self.shelf.index("2", entries=[{"digest": by_sha512(data), "size": len(data), "platform": {
+            "os": "linux", "architecture": "amd64"}}])
+        self.pull("app:2", "linux/amd64")
+        self.pull("app@" + by_sha512(data))
+        self.assertEqual(self.store.read_blob(by_sha512(layer)), layer)
+        self.engine.on("GET", ".*/manifests/sha512.*", answer(200, data + b" ", OCI + "manifest.v1+json"))
+        self.refused("manifest verification failed for digest sha512:", self.pull, "app@" + by_sha512(data),
+                     store=self.pydock.ImageStore(self.folder()))
 
     def test_manifest_is_verified(self):
         digest = self.shelf.image("1")["digest"]
@@ -8183,6 +8221,8 @@ class PullTest(RegistryCase):
          "access to the resource is denied"),
         ("rate limit", refusal(429, "TOOMANYREQUESTS", "You have reached your pull rate limit. Log in."),
          "toomanyrequests: You have reached your pull rate limit. Log in."),
+        ("rate limit in a header", refusal(429, "TOOMANYREQUESTS", "enough", [("RateLimit-Remaining", "0;w=21600")]),
+         "toomanyrequests: enough"),
         ("long pause", refusal(429, "TOOMANYREQUESTS", "later", [("Retry-After", "3600")]), "toomanyrequests: later"),
         ("plain text", answer(404, "nothing here", "text/plain"), "manifest for ADDRESS/app:1 not found: manifest unknown: manifest unknown"),
         ("no error", answer(418, "short and stout", "text/plain"), "received unexpected HTTP status: 418"),
@@ -8364,6 +8404,31 @@ class FaultTest(RegistryCase):
         self.assertEqual(waits[0], 7)
         self.assertTrue(25 < waits[1] <= 30, waits)
         self.assertEqual(waits[2], 0)
+
+    def test_pauses(self):
+        """They grow, with jitter; one that is asked for is kept to; a failure elsewhere ends them."""
+        registry, waits = self.registry(), []
+        self.put(self.pydock.Registry, "backoff", 1.0)
+        wait = registry._stopped.wait
+        registry._stopped.wait = waits.append
+        for attempt, least in enumerate((0.5, 1, 2, 4), 1):
+            registry.pause(self.pydock.RegistryError("x", retry=0), attempt)
+            self.assertTrue(least <= waits.pop() <= 2 * least)
+        registry.pause(self.pydock.RegistryError("x", retry=7), 1)
+        self.assertEqual(waits, [7])
+        registry._stopped.wait = wait
+        self.fault(*[refusal(429, "TOOMANYREQUESTS", "slow", [("Retry-After", "30")])] * 5)
+        self.engine.on("GET", ".*/blobs/" + self.shelf.layers[1], refusal(404, "BLOB_UNKNOWN", "blob unknown"))
+        start = time.monotonic()
+        self.refused("blob unknown: blob unknown", self.pull, registry=registry)
+        self.assertLess(time.monotonic() - start, 10)
+
+    def test_silent_connection(self):
+        """A connection on which nothing comes any more is given up, and the blob goes on."""
+        self.put(self.pydock, "_STALL", 0.3)
+        self.fault(lambda t: cut(t.whole, 1500000, SILENCE))
+        self.pull()
+        self.assertEqual([bool(asked) for asked in self.ranges()], [False, True])
 
     def test_three_at_once(self):
         self.shelf.image("1", layers=6)
@@ -8572,12 +8637,19 @@ class TokenTest(RegistryCase):
         registry = self.registry()
         self.pull(registry=registry)
         self.assertEqual(len(self.tokens), 1)
+        for seconds, least in ((300, 250), (5, 40), ("x", 40)):
+            self.answer["expires_in"] = seconds
+            registry._tokens.clear()
+            registry.manifest("app", "1")
+            (_, until), = registry._tokens.values()
+            self.assertTrue(least < until - time.monotonic() < least + 30)
+        del self.tokens[1:], self.engine.requests[:]
         registry._tokens = {scope: (token, 0) for scope, (token, _) in registry._tokens.items()}
         self.shelf.image("2", seed=50)
         self.pull("app:2", registry=registry)
         self.assertEqual(len(self.tokens), 2)
         self.assertEqual(len([r for r in self.engine.requests if r.path.startswith("/v2") and not r.header(
-            "Authorization")]), 1)       # renewed before it was refused
+            "Authorization")]), 0)       # renewed before it was refused
 
     @rows(
         ("two headers", ["Negotiate", 'Bearer realm="REALM"'], None),
@@ -8658,6 +8730,20 @@ class PushTest(RegistryCase):
         self.assertEqual(self.said().count("Layer already exists"), 3)
         self.assertEqual({r.method for r in self.engine.requests[:-1]}, {"HEAD"})
 
+    def test_at_once(self):
+        """The layers go side by side: each waits until all are asked for."""
+        barrier = threading.Barrier(3, timeout=10)
+        left = list(self.layers)
+
+        def together(request):
+            if request.path[-71:] in left:
+                left.remove(request.path[-71:])
+                barrier.wait()
+            return self.shelf(request)
+        self.engine.on("HEAD", ".*/blobs/.*", together)
+        self.push()
+        self.assertEqual(left, [])
+
     def test_mount(self):
         """From a repository that the image has a name of, here; not from another registry."""
         self.shelf.blobs.update(self.blobs)
@@ -8678,8 +8764,9 @@ class PushTest(RegistryCase):
         self.push("other:1")
         self.assertEqual(self.shelf.blobs, self.blobs)
         self.assertEqual(self.said().count("Pushed"), 3)
+        self.assertEqual(len(self.asked("POST")), 8 if thing else 4)     # what was begun instead of a mount is gone on with
 
-    def interrupted(self, keeps):
+    def interrupted(self, keeps, spoiled=False):
         """Makes the first PUT of a layer break after so many bytes, of which the registry keeps `keeps`."""
         broken = []
 
@@ -8687,7 +8774,7 @@ class PushTest(RegistryCase):
             place = request.path.partition("?")[0]
             data = file.read(2000000)
             with contextlib.suppress(KeyError):
-                self.shelf.uploads[place] = data[:keeps]
+                self.shelf.uploads[place] = b"x" * keeps if spoiled else data[:keeps]
             return [RESET]
 
         def choose(request):
@@ -8710,6 +8797,11 @@ class PushTest(RegistryCase):
         """A registry that lost a byte on the way: all of it once more."""
         self.interrupted(1500000)
         self.engine.on("GET", ".*/blobs/uploads/.*", lambda r: self.shelf(r).replace(b"0-1499999", b"0-1499998"))
+        self.push()
+        self.assertEqual(self.shelf.blobs, self.blobs)
+
+    def test_resumed_on_other_bytes(self):
+        self.interrupted(1500000, spoiled=True)
         self.push()
         self.assertEqual(self.shelf.blobs, self.blobs)
 
@@ -8853,6 +8945,10 @@ class RegistryHostTest(RegistryCase):
         os.mkdir(os.path.join(folder, "elsewhere.example"))
         shutil.copy(self.certificates.path("ca.pem"), os.path.join(folder, "elsewhere.example", "ca.crt"))
         self.pull(registry=self.registry("elsewhere.example", certs=[folder]), reference=reference)
+        self.set_environ("SSL_CERT_FILE", None)
+        self.put(ssl.SSLContext, "load_default_certs", lambda *_: None)     # a Python that was built to look elsewhere
+        self.put(self.pydock, "_CA_BUNDLES", ("/no/such", self.certificates.path("ca.pem")))
+        self.pull(registry=self.registry("elsewhere.example"), reference=reference)
         self.set_environ("NO_PROXY", "other, .example")
         self.refused("elsewhere.example", self.pull, registry=self.registry("elsewhere.example"), reference=reference)
 
