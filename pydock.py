@@ -9972,6 +9972,9 @@ def registry_settings() -> dict:
         try:
             with open(path, encoding="utf-8") as file:
                 settings.update(json.load(file))
+            "".join([] + settings.get("registry-mirrors", []) + settings.get("insecure-registries", []))
+            if min(settings.get("max-concurrent-" + way, 0) for way in ("downloads", "uploads")) < 0:
+                raise ValueError("invalid max concurrency")
         except OSError:
             pass
         except (ValueError, TypeError) as error:
@@ -10017,7 +10020,8 @@ def _among(host, port, entries):
 def _origin(url):
     """Scheme, host and port of a URL; ValueError for one that has none."""
     parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"https": 443}.get(parts.scheme, 80)
+    port = {"https": 443}.get(parts.scheme, 80) if parts.port is None else parts.port
+    return parts.scheme, parts.hostname, port
 
 
 def proxy_for(scheme: str, host: str, port: int) -> str:
@@ -10060,7 +10064,11 @@ class Registry:
         self.certs = ["/etc/docker/certs.d", os.path.join(_user_folder(), "certs.d")] if certs is None else certs
         scheme, _, rest = host.rpartition("://")
         self.host = _HUB_HOSTS.get(rest, rest).rstrip("/")
-        _, name, port = _origin("https://" + self.host)
+        try:
+            _, name, port = _origin("https://" + self.host)
+        except ValueError:
+            raise RegistryError('Get "https://%s/v2/": dial tcp: address %s: invalid port' % (
+                self.host, self.host.rpartition(":")[2]))
         self.insecure = insecure or self._may_be_plain(name, port)
         self._schemes = [scheme] if scheme else ["https", "http"] if self.insecure else ["https"]
         self.mirrors = [Registry(url, settings={}, certs=self.certs) for url in (
@@ -10600,9 +10608,12 @@ class Registry:
         """Connect, through a proxy where one is named; OSError if that fails."""
         proxy = proxy_for(scheme, host, port)
         context = self._tls(host, port) if scheme == "https" else None
-        where = _origin(proxy) if proxy else (scheme, host, port)
-        if where[0] != "http" and proxy:
-            raise DockerError("a proxy of the kind %s is not supported: %s" % (where[0], _without_password(proxy)))
+        try:
+            where = _origin(proxy) if proxy else (scheme, host, port)
+        except ValueError:
+            where = ("", "", 0)
+        if proxy and (where[0] != "http" or not where[1]):
+            raise DockerError("a proxy like this is not supported: " + _without_password(proxy))
         try:
             sock = socket.create_connection(where[1:], CONNECT_TIMEOUT)
         except OSError as error:

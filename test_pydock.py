@@ -8117,6 +8117,15 @@ class PullTest(RegistryCase):
                 del self.engine.requests[:]
                 self.pull(platform=platform)
                 self.assertEqual(self.asked(), ["HEAD app/manifests/1"])
+            self.set_environ("DOCKER_DEFAULT_PLATFORM", "linux/arm")
+            del self.engine.requests[:]
+            self.pull()
+            self.assertEqual(self.asked(), ["HEAD app/manifests/1"])
+            self.set_environ("DOCKER_DEFAULT_PLATFORM", None)
+        self.shelf.index("2", entries=entries, kind=DOCKER_LIST)
+        del self.engine.requests[:]
+        self.pull("app:2", "linux/arm64")       # of which all but the name is here
+        self.assertEqual(self.asked(), ["GET app/manifests/2"])
         self.refused("no matching manifest for linux/s390x in the manifest list entries: there is linux/amd64, "
                      "linux/arm/v7, linux/arm64", self.pull, platform="linux/s390x")
 
@@ -8377,6 +8386,8 @@ class FaultTest(RegistryCase):
         ("401", lambda t: challenge("Basic realm=x"), "no basic auth credentials"),
         ("404", lambda t: refusal(404, "BLOB_UNKNOWN", "blob unknown"), "blob unknown: blob unknown"),
         ("unasked part", lambda t: t.part(5), None),
+        ("chunked", lambda t: chunked(t.data), None),
+        ("until the end", lambda t: [answer(200, t.data, length=False, close=True), CLOSE], None),
     )
     def test_wrong(self, title, thing, text):
         self.fault(thing)
@@ -8654,6 +8665,7 @@ class TokenTest(RegistryCase):
     @rows(
         ("two headers", ["Negotiate", 'Bearer realm="REALM"'], None),
         ("one header", ['Basic realm="x", bearer realm="REALM", service=s'], None),
+        ("two of a kind", ['Bearer realm="REALM", Bearer realm="http://127.0.0.1:1/"'], None),
         ("odd spaces", ['Bearer  realm = "REALM" ,service="a\\"b"'], None),
         ("unknown ones", ["Negotiate, Digest realm=x"], "unsupported authentication: digest, negotiate"),
         ("Basic", ["Basic realm=x"], "no basic auth credentials"),
@@ -8670,6 +8682,8 @@ class TokenTest(RegistryCase):
             self.refused(text, self.pull)
         else:
             self.pull()
+        if title == "odd spaces":
+            self.assertEqual(self.tokens[0].query["service"], ['a"b'])
 
     def test_basic_where_there_is_no_token(self):
         """Of several challenges the second serves where the first fails."""
@@ -8952,6 +8966,15 @@ class RegistryHostTest(RegistryCase):
         self.set_environ("NO_PROXY", "other, .example")
         self.refused("elsewhere.example", self.pull, registry=self.registry("elsewhere.example"), reference=reference)
 
+    @rows(("port", "http://127.0.0.1:99999"), ("IPv6", "http://[::1"), ("nowhere", "http://"), ("SOCKS", "socks5://u:p@h"))
+    def test_no_proxy(self, title, url):
+        self.set_environ("HTTPS_PROXY", url)
+        self.refused("a proxy like this is not supported: " + url.replace("u:p@", ""), self.registry("r.example").ping)
+
+    def test_odd_ports(self):
+        self.refused('Get "https://r.example:99999/v2/": dial tcp: address 99999: invalid port', self.registry, "r.example:99999")
+        self.refused('Get "https://127.0.0.1:0/v2/": dial tcp 127.0.0.1:0: connect: ', self.registry("https://127.0.0.1:0").ping)
+
     def test_refused_by_the_proxy(self):
         self.needs = True
         self.set_environ("https_proxy", self.proxy(1))
@@ -9033,9 +9056,11 @@ class RegistryHostTest(RegistryCase):
         self.assertEqual([m.base for m in self.pydock.Registry("docker.io").mirrors], ["http://127.0.0.1:7"])
         self.assertEqual(self.pydock.Registry("quay.io").mirrors, [])
         self.assertTrue(self.pydock.Registry("i.example").insecure)
-        with open(path, "w") as file:
-            file.write("{")
-        self.refused("daemon.json", self.pydock.Registry, "docker.io")
+        for text in ("{", "5", '{"registry-mirrors": "a"}', '{"registry-mirrors": [5]}', '{"insecure-registries": {}}',
+                     '{"max-concurrent-downloads": -1}', '{"max-concurrent-uploads": "x"}'):
+            with open(path, "w") as file:
+                file.write(text)
+            self.refused("unable to read the settings in " + path, self.pydock.Registry, "docker.io")
 
     def test_mirror(self):
         """Docker Hub's images come from the mirror; from the Hub itself what the mirror has not."""
