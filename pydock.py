@@ -11795,7 +11795,7 @@ class ImageStore:
             layers = []
             for i, path in enumerate(paths):
                 layer, place = members.find(path)
-                packing, actual = _diff_id(place or self.blob_path(layer), layer)
+                packing, actual = _diff_id(place, layer)
                 if actual != diff_ids[i]:
                     raise DockerError('invalid diffID for layer %d: expected "%s", got "%s"' % (i, diff_ids[i], actual))
                 self._move(lease, layer, place, report, moved)
@@ -11962,6 +11962,7 @@ class _Members:
 
     def __init__(self, lease, source):
         import hashlib
+        self.store = lease.store
         self.files = {}                 # the clean name -> (digest, path)
         self.blobs = {}                 # the digest of what is named as a blob -> path
         self._links = {}                # the clean name -> what it links to
@@ -11993,11 +11994,12 @@ class _Members:
                 self.blobs[digest] = paths[digest]
 
     def find(self, name):
-        """(digest, path) of a file, through links."""
+        """(digest, path) of a file, through links, also when it has become a blob."""
         name = "/".join(_components("/" + name))
         for _ in range(10):
             if name in self.files:
-                return self.files[name]
+                digest, path = self.files[name]
+                return digest, path if os.path.exists(path) else self.store.blob_path(digest)
             name = self._links.get(name, name)
         raise DockerError("invalid archive: does not contain %s" % visible(name))
 

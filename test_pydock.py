@@ -10228,6 +10228,17 @@ class StoreArchiveTest(StoreCase):
                                      "digest": digest_of(packed)})
         self.assertEqual(self.verify(), ["docker.io/library/x:1"])
 
+    def test_what_an_archive_has_twice(self):
+        layer = archive_of(("a", b"b"))
+        config = json.dumps({"rootfs": {"diff_ids": [digest_of(layer)] * 2}}).encode()
+        manifest = b'{"Config": "c", "Layers": ["1", "2"], "RepoTags": ["x:%d"]}'
+        identifier, _ = self.load(archive_of(("manifest.json", b"[%s, %s]" % (manifest % 1, manifest % 2)), ("c", config),
+                                             ("1", layer), ("2", layer)))
+        self.assertEqual([part["digest"] for part in self.store.resolve("x:2").manifest_json["layers"]],
+                         [digest_of(layer)] * 2)
+        self.assertEqual(self.words(), "Loaded image: x:1\nLoaded image: x:2\n")
+        self.assertEqual(self.store.resolve("x:1").id, identifier)
+
     @rows(("",), ("gzip",), ("lzma",))
     def test_import(self, kind):
         plain = archive_of(("etc/x", b"y"), ("link", "etc/x", tarfile.SYMTYPE))
