@@ -11542,13 +11542,16 @@ class ImageStore:
             raise ApiError(400, "refusing to create an ambiguous tag using digest algorithm as name")
         self.put_image(name, image.manifest)
 
-    def remove(self, name: str, force: bool = False, users: dict = None) -> list:
+    def remove(self, name: str, force: bool = False, users: dict = None, names: list = None) -> list:
         """Take away a reference, and the image with its last one: what went, as the Engine API lists it.
 
-        `users` has, by the image's id, the id of a container made from it: such an image goes only with `force`.
+        `users` has, by the image's id, the id of a container made from it: such an image goes only with `force`.  With
+        `names`, it goes only if it has no others.
         """
         with self.lock():
             image = self.resolve(name)
+            if names is not None and image.names != names:
+                raise _conflict(image, "referenced in multiple repositories")
             references, user = sorted(image.names + image.digests), (users or {}).get(image.id)
             repositories = {parse_reference(reference).name for reference in references}
             is_single = len(repositories) == 1 and len(image.names) <= 1
@@ -12339,6 +12342,8 @@ _NEW_HOST_CONFIG = {"NetworkMode": "default", "Binds": None, "PortBindings": Non
 _NEW_STATE = {"Status": "created", "Running": False, "Paused": False, "Restarting": False, "OOMKilled": False,
               "Dead": False, "Pid": 0, "ExitCode": 0, "Error": "", "StartedAt": "0001-01-01T00:00:00Z",
               "FinishedAt": "0001-01-01T00:00:00Z"}
+_FILTER_VALUES = {"status": "created|running|paused|restarting|removing|exited|dead", "exited": "-?[0-9]{1,9}",
+                  "health": "none|starting|healthy|unhealthy"}
 _ADJECTIVES = ("amber bold brave bright calm clever crisp dapper eager fair fond gentle glad grand happy keen kind lively "
                "lucid merry mild neat noble plain proud quick quiet rapid sharp shy sober solid sunny tidy vivid warm wise")
 _NOUNS = ("acorn anchor badger beacon birch brook canyon cedar cliff comet coral crane dune ember falcon fern fjord gale "
@@ -12357,19 +12362,24 @@ class Request:
 
     def __init__(self, line, reader, wire):
         from urllib.parse import parse_qs, unquote
+        lines = [line]
+        while lines[-1] not in (b"\r\n", b"\n"):
+            lines.append(reader.readline(65537))
+            if not lines[-2].endswith(b"\n") or not lines[-1] or len(lines) > 200:
+                raise ValueError        # cut off, or without end: what is missing could have said more
         self.method, target, protocol = line.decode("latin-1").split()
-        if not protocol.startswith("HTTP/1."):
-            raise ValueError
         self.fp = reader
-        self.headers = http.client.parse_headers(reader)
-        self.chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
-        self.length = 0 if self.chunked else int(self.headers.get("Content-Length") or 0)
-        if self.length < 0:
+        self.headers = http.client.parse_headers(io.BytesIO(b"".join(lines[1:])))
+        coding, lengths = self.headers.get("Transfer-Encoding", "").lower(), set(self.headers.get_all("Content-Length", ["0"]))
+        if self.headers.defects or coding not in ("", "chunked") or len(lengths) > 1 or not (
+                protocol.startswith("HTTP/1.") and re.match(r"[0-9]{1,18}\Z", min(lengths))):
             raise ValueError
+        self.chunked = bool(coding)
+        self.length = 0 if coding else int(min(lengths))
         self.is_old = protocol == "HTTP/1.0"
         words = self.headers.get("Connection", "").lower()
         self.keeps = "close" not in words and not self.is_old
-        path, _, query = target.partition("?")
+        path, _, query = re.sub(r"\Ahttps?://[^/?]*", "", target).partition("?")
         match = re.match(r"/v(\d+\.\d+)(/.*)", path)
         self.version_text, path = match.groups() if match else (API_VERSION, path)
         self.version = version_tuple(self.version_text)
@@ -12395,7 +12405,10 @@ class Request:
     def json(self) -> dict:
         """The body, a JSON object."""
         kind = self.headers.get("Content-Type", "")
-        data = self.body.read(_BODY_LIMIT)
+        try:
+            data = self.body.read(_BODY_LIMIT)
+        except ConnectionFailed as error:
+            raise ApiError(400, "the request's body is cut off, or longer than %d bytes" % _BODY_LIMIT) from error
         if data and kind.partition(";")[0].strip() != JSON_TYPE:
             raise ApiError(400, "unsupported Content-Type header (%s): must be 'application/json'" % kind)
         try:
@@ -12407,7 +12420,7 @@ class Request:
         return value
 
     def filters(self, *names) -> dict:
-        """The query's filters, {name: [values]}; ApiError for those that are not among `names`."""
+        """The query's filters, {name: [values]}; ApiError for those that are not among `names`, where there are any."""
         try:
             found = json.loads(self.get("filters") or "{}")
             found = {name: [key for key in values if isinstance(values, list) or values[key]]
@@ -12417,7 +12430,7 @@ class Request:
         except (AttributeError, TypeError):
             raise ApiError(400, "invalid filter")
         for name in found:
-            if name not in names:
+            if names and name not in names:
                 raise ApiError(400, "invalid filter '%s'" % name)
         return found
 
@@ -12431,7 +12444,7 @@ class Request:
 
 
 class Response:
-    """An answer: its status and headers, and one of: `value` for JSON, bytes, an iterable of blocks as `send_body` takes.
+    """An answer: its status and headers, and one of: `value` for JSON, bytes, a generator of blocks of bytes.
 
     Or `work`, a function that is called with `report(message)` and answers with a stream of messages.
     """
@@ -12450,9 +12463,10 @@ _BODY_LIMIT = 8 * MIB                   # of a request that is not an archive
 class Connection:
     """One client's connection: reads requests, has the engine answer them, until the client hangs up."""
 
-    def __init__(self, wire: Wire, engine: "Engine"):
+    def __init__(self, wire: Wire, engine: "Engine", log=None):
         self.wire = wire
         self.engine = engine
+        self.log = log
         self.busy = False
         self.last = False               # whether the request under way is to be the last one
 
@@ -12462,8 +12476,9 @@ class Connection:
             self.wire.sock.settimeout(None)
             while self._serve_one():
                 self.busy = False
-        except (OSError, http.client.HTTPException, DockerError):
-            pass                        # the client is gone, speaks something else, or must not take this for whole
+        except Exception as error:      # the client is gone, speaks something else, or must not take this for whole
+            if self.log and not isinstance(error, (OSError, http.client.HTTPException, ConnectionFailed)):
+                self.log("an answer was cut off: %s" % _failure(error)[1])
         finally:
             self.wire.hang_up()
 
@@ -12476,7 +12491,7 @@ class Connection:
         self.busy = True
         try:
             request = Request(line, reader, self.wire)
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, http.client.HTTPException):
             self._send(None, Response({"message": "malformed HTTP request"}, 400))
             return self._linger()
         response = self.engine.handle(request)
@@ -12485,7 +12500,7 @@ class Connection:
             try:
                 response.work(report)
                 report.end()
-            except _FAILURES as error:
+            except Exception as error:
                 if report.broken:
                     raise
                 status, words = _failure(error)
@@ -12511,11 +12526,12 @@ class Connection:
         self.begin(request, response.status, response.kind if value else "", headers,
                    value if wants_body and isinstance(value, bytes) else b"")
         if wants_body and not isinstance(value, bytes):
-            if request.is_old:
-                for block in value:
-                    self.wire.sendall(block)
-            elif not send_body(self.wire, value):
-                raise ConnectionFailed("the client is gone")
+            try:
+                for block in value:     # whatever the client sends meanwhile: it may be the next request
+                    self.wire.sendall(block if request.is_old or not block else b"%x\r\n%s\r\n" % (len(block), block))
+            finally:
+                value.close()
+            self.wire.sendall(b"" if request.is_old else b"0\r\n\r\n")
 
     def begin(self, request, status: int, kind: str = JSON_TYPE, headers: dict = None, data: bytes = b"") -> None:
         """Send the head of an answer, and what of its body is there."""
@@ -12586,10 +12602,6 @@ class _Report:
                 self.connection.wire.sendall(b"0\r\n\r\n")
 
 
-# What a request may fail of: the last ones where it, or what is stored, has another shape than it should have.
-_FAILURES = (DockerError, OSError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
-
 def _failure(error):
     """HTTP status and words of a failed request."""
     if isinstance(error, ApiError):
@@ -12625,7 +12637,7 @@ class Engine:
         try:
             answer = self._dispatch(request)
             return answer if isinstance(answer, Response) else Response(answer, 204 if answer is None else 200)
-        except _FAILURES as error:
+        except Exception as error:
             status, words = _failure(error)
             return Response({"message": words}, status)
 
@@ -12729,9 +12741,7 @@ class Engine:
                 times.append(float(request.get(name) or "nan"))
             except ValueError:
                 raise ApiError(400, "failed to parse value as time: " + go_quote(request.get(name)))
-        filters = request.filters("type", "event", "image", "container", "label", "scope", "daemon", "network", "volume",
-                                  "plugin", "service", "node", "secret", "config")
-        return Response(self._follow(request, times[0], times[1], filters))
+        return Response(self._follow(request, times[0], times[1], request.filters()))
 
     def _follow(self, request, since, until, filters):
         """Yield the lines of events, those of the past first, as long as the client listens."""
@@ -12754,8 +12764,11 @@ class Engine:
                     if not line.endswith(b"\n"):
                         file.seek(-len(line), os.SEEK_CUR)
                         break
-                    event = json.loads(line.decode("utf-8"))
-                    moment = event["timeNano"]
+                    try:
+                        event = json.loads(line.decode("utf-8"))
+                        moment = event["timeNano"]
+                    except (ValueError, LookupError, TypeError):
+                        continue        # what a killed process has left of one
                     if moment > latest and not moment < since * 1e9 and not moment > until * 1e9:
                         lines += [line] * _is_wanted(event, filters)
                     latest = max(latest, moment)
@@ -12845,9 +12858,11 @@ class Engine:
         self.emit("image", action, identifier or image.id, dict(image.labels, name=name))
 
     def _remove_image(self, request, name):
-        image = self.store.resolve(name)
         users = {container["Image"]: container["Id"] for container in self._all_containers()}
-        gone = self.store.remove(name, request.flag("force"), users)
+        return self._removed(self.store.resolve(name), self.store.remove(name, request.flag("force"), users))
+
+    def _removed(self, image, gone):
+        """Enter the events of what went with an image."""
         for item in gone:
             if "Untagged" in item:
                 self._image_event("untag", image, image.id)
@@ -12865,7 +12880,10 @@ class Engine:
             if image.id not in users and not (image.names and dangling is not False) and self._passes(image, filters):
                 sizes.update((digest, os.path.getsize(self.store.blob_path(digest))) for digest in image.blobs
                              if self.store.has_blob(digest))
-                gone += self.store.remove(image.id, True)
+                try:
+                    gone += self._removed(image, self.store.remove(image.id, True, names=image.names))
+                except ApiError:
+                    pass                # it went, or got a name, meanwhile
         freed = sum(size for digest, size in sizes.items() if not self.store.has_blob(digest)) + self.store.collect()
         self.emit("image", "prune", "", {"reclaimed": str(freed)})
         return {"ImagesDeleted": gone or None, "SpaceReclaimed": freed}
@@ -12880,11 +12898,14 @@ class Engine:
     def _pull(self, request, report):
         name, tag = request.get("fromImage"), request.get("tag")
         reference = _request_reference(name + (tag and ("@" if ":" in tag else ":") + tag))
+        platform = request.get("platform").lower()
+        if platform:
+            normal_platform(platform)       # before the registry is asked
         with Registry(reference.domain, request.auth()) as registry:
-            pulled = pull_image(registry, reference, request.get("platform").lower(), self.store, report,
-                                not reference.suffix)
-        for one in pulled:
-            self._image_event("pull", self.store.resolve(full_name(one)), one.familiar_name, familiar(str(one)))
+            pulled = pull_image(registry, reference, platform, self.store, report, not reference.suffix)
+        for one in pulled[-1:]:
+            self._image_event("pull", self.store.resolve(full_name(one)), reference.familiar_name,
+                              familiar(str(reference)))
 
     def _import(self, request, report):
         source, name = request.get("fromSrc"), request.get("repo")
@@ -12896,16 +12917,22 @@ class Engine:
         else:
             import urllib.request
             url = source if "://" in source else "http://" + source
-            report({"status": "Downloading from " + url})
             try:
                 if not url.startswith(("http://", "https://")):
                     raise ValueError("unsupported protocol scheme")
                 with urllib.request.urlopen(url, timeout=60) as answer:
+                    report({"status": "Downloading from " + url})
                     image = self.store.import_rootfs(iter(lambda: answer.read(MIB), b""), changes,
                                                      message or "Imported from " + url, reference, platform)
             except (OSError, ValueError, http.client.HTTPException) as error:
-                raise ApiError(400, "Get %s: %s" % (go_quote(url), getattr(error, "reason", None) or error))
+                reason = getattr(error, "reason", None) or error
+                if hasattr(error, "code"):
+                    raise ApiError(400, "failed to GET %s with status %d %s" % (url, error.code, reason))
+                raise ApiError(400, "Get %s: %s" % (go_quote(url), os_error_text(reason) if isinstance(
+                    reason, OSError) else reason))
         _read_on(archive)
+        if reference:
+            self._image_event("tag", image, familiar(full_name(reference)))
         self._image_event("import", image, image.id)
         report({"status": image.id})
 
@@ -12923,12 +12950,13 @@ class Engine:
         with Registry(reference.domain, request.auth()) as registry:
             for one in chosen:
                 push_image(registry, one, self.store, report)
-                self._image_event("push", self.store.resolve(str(one)), one.familiar_name, familiar(str(one)))
+        self._image_event("push", self.store.resolve(str(one)), reference.familiar_name, familiar(str(reference)))
 
     def _save(self, request, name=""):
         names = [name] if name else [part for text in request.query.get("names", ()) for part in text.split(",")]
         for one in names:
-            self._image(one, request.get("platform"))
+            image = self._image(one, request.get("platform"))
+            self._image_event("save", image, image.id)
         return Response(self.store.save(names), kind=TAR_TYPE)
 
     def _load(self, request):
@@ -12960,12 +12988,15 @@ class Engine:
         filters = request.filters("is-automated", "is-official", "stars")
         if not limit.isdigit() or not 1 <= int(limit) <= 100:
             raise ApiError(400, "limit %s is outside the range of [1, 100]" % limit)
+        official, stars = _bool_filter(filters, "is-official"), filters.get("stars", ["0"])
+        for value in stars:
+            if not re.match(r"[0-9]{1,9}\Z", value):
+                raise ApiError(400, "invalid filter 'stars=%s'" % value)
         server, remote = resolve_repository_name(parse_repository_tag(term)[0])
         with Registry(INDEX_NAME if server == INDEX_SERVER else server, request.auth()) as registry:
             found = registry.search(remote[len("library/"):] if remote.startswith("library/") else remote, int(limit))
-        official, stars = _bool_filter(filters, "is-official"), max(map(int, filters.get("stars", ["0"])))
         return [row for row in found if official in (None, bool(row.get("is_official"))) and
-                (row.get("star_count") or 0) >= stars and not _bool_filter(filters, "is-automated")]
+                (row.get("star_count") or 0) >= max(map(int, stars)) and not _bool_filter(filters, "is-automated")]
 
     def _distribution(self, request, name):
         reference = _request_reference(name).with_default_tag()
@@ -13017,7 +13048,8 @@ class Engine:
     def _check_name(self, name, prefix=""):
         """Refuse a name that is none or is taken; the store's lock is held."""
         if not re.match(_CONTAINER_NAME, name):
-            raise ApiError(400, "%sInvalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" % (prefix, name))
+            raise ApiError(400, "%sInvalid container name (%s), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed" % (
+                prefix, "/" * bool(prefix) + name))
         for other in self._all_containers():
             if other["Name"] == "/" + name:
                 raise ApiError(409, '%sConflict. The container name "/%s" is already in use by container "%s". You have to '
@@ -13030,6 +13062,8 @@ class Engine:
             raise ApiError(400, "config cannot be empty in order to create a container")
         host = dict(_NEW_HOST_CONFIG, **(body.pop("HostConfig", None) or {}))
         body.pop("NetworkingConfig", None)
+        body.update((key, [body[key]]) for key in ("Cmd", "Entrypoint") if isinstance(body.get(key), str))
+        _check_types(dict(body, NetworkMode=host.get("NetworkMode")))
         identifier = os.urandom(32).hex()
         with self.store.lock():         # so that nobody removes the image
             image = self._image(body["Image"], request.get("platform"))
@@ -13058,14 +13092,17 @@ class Engine:
     def _containers(self, request):
         filters = request.filters("id", "name", "label", "status", "ancestor", "before", "since", "exited", "health",
                                   "network", "volume", "publish", "expose", "isolation", "is-task")
-        everyone = self._all_containers()
-        if not (request.flag("all") or request.flag("limit") or filters.get("status") or filters.get("before") or
-                filters.get("since")):
+        for name, pattern in _FILTER_VALUES.items():
+            for value in filters.get(name, ()):
+                if not re.match("(%s)\\Z" % pattern, value):
+                    raise ApiError(400, "invalid filter '%s=%s'" % (name, value))
+        everyone, limit = self._all_containers(), int(request.get("limit") or 0)
+        if not (request.flag("all") or limit > 0 or filters.get("status")):
             return []                   # none runs
         for name in ("before", "since"):
             for value in filters.get(name, ()):
-                limit = self._container(value)["Created"]
-                everyone = [c for c in everyone if (c["Created"] < limit if name == "before" else c["Created"] > limit)]
+                made = self._container(value)["Created"]
+                everyone = [c for c in everyone if (c["Created"] < made if name == "before" else c["Created"] > made)]
         ancestors = set()
         for value in filters.get("ancestor", ()):
             try:
@@ -13074,13 +13111,12 @@ class Engine:
                 pass                    # as dockerd: nothing matches
         found = [c for c in everyone if _has_labels(c["Config"].get("Labels") or {}, filters)
                  and _any(filters, "id", lambda value: c["Id"].startswith(value))
-                 and _any(filters, "name", lambda value: re.search(value, c["Name"]) or re.search(value, c["Name"][1:]))
+                 and _any(filters, "name", lambda value: _finds(value, c["Name"]) or _finds(value, c["Name"][1:]))
                  and _any(filters, "status", lambda value: value == "created")
                  and ("ancestor" not in filters or c["Image"] in ancestors)
                  and _any(filters, "health", lambda value: value == "none")
-                 and _any(filters, "network", lambda value: value == c["HostConfig"]["NetworkMode"])
-                 and not any(filters.get(name) for name in ("exited", "volume", "publish", "expose"))]
-        limit = int(request.get("limit") or 0)
+                 and not any(filters.get(name) for name in ("exited", "network", "volume", "publish", "expose"))
+                 and not _bool_filter(filters, "is-task")]
         return [self._container_row(container, request.flag("size")) for container in found[:limit if limit > 0 else None]]
 
     def _container_row(self, container, size=True):
@@ -13163,7 +13199,11 @@ class Engine:
                 and all(_seconds(container["Created"], exact=True) <= float(parse_timestamp(value))
                         for value in filters.get("until", ()))]
         for container in gone:
-            self._remove_container(request, container["Id"])
+            try:
+                self._remove_container(request, container["Id"])
+            except NotFound:
+                pass                    # it went meanwhile
+        self.emit("container", "prune", "", {"reclaimed": "0"})
         return {"ContainersDeleted": [container["Id"] for container in gone] or None, "SpaceReclaimed": 0}
 
     def _files(self, container):
@@ -13190,10 +13230,13 @@ class Engine:
         headers = {"X-Docker-Container-Path-Stat": base64.b64encode(compact_json(stat).encode("utf-8")).decode("ascii")}
         if request.method == "HEAD":
             return Response(b"", headers=headers, kind="")
+        self._container_event("archive-path", container)
         return Response(tree.archive(node, shown), kind=TAR_TYPE, headers=headers)
 
     def _export(self, request, name):
-        tree = self._files(self._container(name))
+        container = self._container(name)
+        tree = self._files(container)
+        self._container_event("export", container)
         return Response(tree.archive(tree.root, ""), kind="application/octet-stream")
 
     # -- what there is none of -----------------------------------------------------------------------------------------
@@ -13296,6 +13339,14 @@ def _any(filters, name, matches):
     return not filters.get(name) or any(map(matches, filters[name]))
 
 
+def _finds(pattern, text):
+    """Whether a regular expression finds something; one that is none does not."""
+    try:
+        return re.search(pattern, text)
+    except (re.error, OverflowError, RecursionError):
+        return None
+
+
 def _has_labels(labels, filters):
     """Whether labels pass the filters `label` and `label!`, `name` or `name=value` each."""
     def has(text):
@@ -13322,6 +13373,17 @@ def _is_wanted(event, filters):
             and not any(filters.get(kind) for kind in ("network", "volume", "plugin", "service", "node", "secret", "config")))
 
 
+def _check_types(config):
+    """Refuse values of other types than Go has: they would be kept, and spoil each list of containers."""
+    for names, kind in (("Image Hostname Domainname User WorkingDir StopSignal NetworkMode", str),
+                        ("Cmd Entrypoint Env OnBuild Shell", list), ("Labels Volumes ExposedPorts", dict)):
+        for name in names.split():
+            value = config.get(name)
+            if value is not None and not (isinstance(value, kind) and all(isinstance(text, str) for text in (
+                    value if kind is list else value.values() if name == "Labels" else ()))):
+                raise ApiError(400, "invalid JSON: %s is of the wrong type" % name)
+
+
 def _container_config(given, image, identifier):
     """A new container's configuration: what was given, and the image's where nothing was."""
     config = dict(_NEW_CONFIG, **{key: value for key, value in given.items() if value is not None})
@@ -13339,7 +13401,7 @@ def _container_config(given, image, identifier):
     for key in ("Labels", "ExposedPorts", "Volumes"):
         if image.get(key):
             config[key] = dict(image[key], **(config.get(key) or {}))
-    config["Hostname"] = config["Hostname"] or identifier[:12]
+    config["Hostname"], config["Volumes"] = config["Hostname"] or identifier[:12], config["Volumes"] or None
     if not _command_of(config):
         raise ApiError(400, "no command specified")
     return config
@@ -13583,7 +13645,7 @@ def serve(hosts, root: str = "", group: str = "", tls: TlsSettings = None, pidfi
             signal.signal(number, handler)
         for end in (ours, wake):
             end.close()
-        if written:
+        if written and os.path.exists(pidfile):
             os.unlink(pidfile)
 
 
@@ -13708,7 +13770,7 @@ def _accept(listener, context, engine, connections, log):
             time.sleep(0.1)
         return
 
-    connection = Connection(Wire(sock), engine)
+    connection = Connection(Wire(sock), engine, log)
 
     def work():
         try:
@@ -13726,7 +13788,12 @@ def _accept(listener, context, engine, connections, log):
             connections.pop(connection, None)
 
     connections[connection] = threading.Thread(target=work, daemon=True)
-    connections[connection].start()
+    try:
+        connections[connection].start()
+    except RuntimeError as error:       # as many as the system allows
+        log("a client could not be served: %s" % error)
+        sock.close()
+        del connections[connection]
 
 
 def _finish(connections, signals):

@@ -9296,6 +9296,7 @@ class EmbeddedTest(EmbeddedCase):
                    "linux map[made:by hand] [app:1 localhost:5000/x/y:2]\n")
         made = self.check(self.pydock("create", "--name", "box", "-l", "a=b", "-e", "X=1", "app:1", "run", "me"), 0).stdout
         self.check(self.pydock("ps", "-q"), 0, "")
+        self.check(self.pydock("ps", "-qf", "since=box"), 0, "")
         self.check(self.pydock("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Command}} {{.Status}}"), 0,
                    '%s box "run me" Created\n' % made.strip())
         self.check(self.pydock("inspect", "-f", "{{.Config.Env}} {{.Config.Labels}} {{.Path}} {{.State.Status}}", "box"), 0,
@@ -9310,7 +9311,8 @@ class EmbeddedTest(EmbeddedCase):
         left = [name for base, _, names in os.walk(os.path.join(self.root, "blobs")) for name in names]
         self.assertEqual(left, [])
         actions = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
-        self.assertEqual(actions.split()[:7], ["load", "tag", "create", "rename", "untag", "untag", "delete"])
+        self.assertEqual(actions.split(), ["load", "tag", "create", "rename", "untag", "untag", "delete", "archive-path",
+                                           "destroy", "prune", "prune"])
 
     def test_the_files_of_an_image(self):
         """Whiteouts, opaque folders and links, and nothing from outside."""
@@ -9385,6 +9387,11 @@ class EmbeddedTest(EmbeddedCase):
         ! images -f x=y
         ! ps -f x=y
         ! images -f dangling=maybe
+        ! ps -f status=bogus
+        ! ps -f exited=x
+        ! ps -f health=x
+        ! search -f stars=x y
+        ! pull -q --platform a/b/c/d 127.0.0.1:1/x
         ! stop nosuch
         ! create --name a/b app:1
         ! create --name box app:1
@@ -9452,7 +9459,8 @@ class EmbeddedTest(EmbeddedCase):
 
     @rows(("name=bo", "box"), ("name=^/?two$", "two"), ("label=a", "box"), ("label=a=2", ""), ("status=created", "box two"),
           ("status=running", ""), ("ancestor=app:1", "box two"), ("ancestor=nosuch", ""), ("before=two", "box"),
-          ("since=box", "two"), ("id=z", ""))
+          ("since=box", "two"), ("id=z", ""), ("name=[", ""), ("health=none", "box two"), ("exited=0", ""),
+          ("network=default", ""), ("is-task=true", ""), ("is-task=false", "box two"))
     def test_filters_of_containers(self, text, names):
         self.stock()
         done = self.check(self.pydock("ps", "-a", "-f", text, "--format", "{{.Names}}"), 0)
@@ -9466,7 +9474,24 @@ class EmbeddedTest(EmbeddedCase):
         self.check(self.pydock("image", "prune", "-f"), 0, re.compile("^Deleted Images:\ndeleted: sha256:"))
         self.check(self.pydock("images", "-q"), 0, re.compile(r"^\w{12}\n\w{12}\n$"))
         self.check(self.pydock("image", "prune", "-af"), 0, re.compile("untagged: app:1"))
+        with open(os.path.join(self.root, "events.jsonl"), "a") as file:
+            file.write('{"cut off by a crash\n[]\n')
+        shown = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
+        self.assertEqual(shown.split()[4:], ["delete", "prune", "untag", "delete", "prune"])
         self.check(self.pydock("images", "--format", "{{.Repository}}"), 0, "used\n")
+
+    @rows(*[({key: value}, None) for key, value in (("Image", ["app:1"]), ("Cmd", [1]), ("Env", "X=1"), ("Env", [None]), (
+        "Labels", {"a": 1}), ("Labels", ["a"]), ("Hostname", 5), ("HostConfig", {"NetworkMode": 1}), ("HostConfig", "x"))])
+    def test_configurations_of_wrong_types(self, about, _):
+        """None is kept, to spoil the lists."""
+        self.stock()
+        pydock = module()
+        with pydock.Client("embedded://" + self.root) as client:
+            with self.assertRaises(pydock.ApiError):
+                client.create_container(dict({"Image": "app:1"}, **about))
+            self.assertEqual(len(client.containers(all=True)), 2)
+            client.create_container({"Image": "app:1", "Cmd": "sh"})
+            self.assertEqual(client.containers(all=True)[0]["Command"], "sh")
 
     def test_says_which_engine_it_is(self):
         self.check(self.pydock("version"), 0, re.compile("Server: pydock's embedded engine\n"), "")
@@ -9625,6 +9650,41 @@ class DaemonTest(EmbeddedCase):
                 (b"POST /auth HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n", b"100 Continue\r\n\r\nHTTP/1.1 4")):
             self.assertIn(wanted, self.talk(request), request)
         self.assertIn(b"0\r\n\r\n", self.talk(b"GET /events?since=1&until=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        self.assertIn(b"HTTP/1.1 200", self.talk(b"GET http://docker/_ping HTTP/1.1\r\nConnection: close\r\n\r\n"))
+
+    def test_requests_that_cannot_be_trusted(self):
+        """None is carried out, and the daemon says nothing of Python's."""
+        self.stock()
+        self.begin("-G", "")
+        for rest in (b"", b"\r\nHos", b"\r\nHost: x", b"\r\nHost: x\r\n", b"\r\nno colon\r\n\r\n",
+                     b"\r\nContent-Length : 2\r\n\r\n{}", b"\r\nContent-Length: +2\r\n\r\n{}",
+                     b"\r\nContent-Length: 0_2\r\n\r\n{}", b"\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+                     b"\r\nTransfer-Encoding: gzip\r\n\r\n", b"\r\nX: " + b"y" * 100000 + b"\r\n\r\n",
+                     b"\r\nX: y" * 150 + b"\r\n\r\n"):
+            got = self.talk(b"POST /v1.41/containers/prune HTTP/1.1" + rest, shut=True)
+            self.assertIn(b"400 Bad Request", got, rest[:50])
+        got = self.talk(b"POST /v1.41/auth HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n" +
+                        b" " * 9000000)
+        self.assertIn(b"400 Bad Request", got)
+        self.assertIn(b"or longer than 8388608 bytes", got)
+        self.assertEqual(len(must(api(self.host, "GET", "/containers/json?all=1"))), 2)
+        self.assertEqual(self.said().count("\n"), 1, self.said())
+
+    def test_an_answer_goes_on_whatever_comes(self):
+        """To a client that has closed its half, and to one that asks for more; one that cannot end is cut off."""
+        self.stock()
+        self.begin("-G", "")
+        request = b"GET /containers/box/export HTTP/1.1\r\nHost: x\r\n\r\n"
+        self.assertTrue(self.talk(request, shut=True).endswith(b"\r\n0\r\n\r\n"))
+        with connect(self.host) as sock:
+            sock.sendall(request)
+            self.read_until(sock, b"\r\n\r\n")
+            sock.sendall(request)
+            self.read_until(sock, b"\r\n0\r\n\r\n")
+        blobs = os.path.join(self.root, "blobs", "sha256")
+        os.unlink(max((os.path.join(blobs, name) for name in os.listdir(blobs)), key=os.path.getsize))
+        self.assertFalse(self.talk(b"GET /images/app:1/get HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"\r\n0\r\n\r\n"))
+        self.assertNotIn("Traceback", self.said())
 
     @rows(("1.24", ["<none>:<none>"], True), ("1.42", ["<none>:<none>"], True), ("1.43", [], True), ("1.44", [], False))
     def test_versions(self, version, tags, virtual):
