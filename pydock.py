@@ -11672,12 +11672,12 @@ class ImageStore:
         """
         chosen = {}                     # the image by its manifest's digest, and its names
         for name in names:
-            for tag, image in self._matches(name):
+            for tag, image in self.matches(name):
                 tags = chosen.setdefault(image.manifest["digest"], (image, []))[1]
                 tags += [tag] * (tag not in [""] + tags)
         return self._archive(list(chosen.values()))
 
-    def _matches(self, name):
+    def matches(self, name):
         """The (tag's full name or nothing, image) that a name of `save` stands for."""
         image = None
         try:
@@ -12954,10 +12954,12 @@ class Engine:
 
     def _save(self, request, name=""):
         names = [name] if name else [part for text in request.query.get("names", ()) for part in text.split(",")]
-        for one in names:
-            image = self._image(one, request.get("platform"))
+        for one in names if request.get("platform") else ():
+            self._image(one, request.get("platform"))
+        archive = self.store.save(names)
+        for image in {image.id: image for one in names for _, image in self.store.matches(one)}.values():
             self._image_event("save", image, image.id)
-        return Response(self.store.save(names), kind=TAR_TYPE)
+        return Response(archive, kind=TAR_TYPE)
 
     def _load(self, request):
         def work(report):

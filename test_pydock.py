@@ -9358,6 +9358,16 @@ class EmbeddedTest(EmbeddedCase):
         found = self.members(self.check(self.pydock("cp", "box:/big", "-", binary=True), 0).stdout)
         self.assertEqual(len(found["big"][1]), 640000)
 
+    def test_save_of_a_whole_repository(self):
+        self.stock()
+        saved = self.check(self.pydock("save", "app", binary=True), 0).stdout
+        with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
+            manifest = json.loads(tar.extractfile("manifest.json").read().decode())
+        self.assertEqual([item["RepoTags"] for item in manifest], [["app:1", "app:2"]])
+        self.check(self.pydock("save", "other", "nosuch"), 1)
+        self.check(self.pydock("events", "--since", "1", "--until", "-1s", "-f", "event=save", "--format", "{{.Action}}"), 0,
+                   "save\n")
+
     def test_archives_and_imports(self):
         self.load()
         saved = self.check(self.pydock("save", "app:1", binary=True), 0).stdout
