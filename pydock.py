@@ -69,6 +69,8 @@ ERROR_BODY_LIMIT = MIB                  # of an error answer
 ANSWER_LIMIT = 512 * MIB                # of an answer that is decoded in memory
 JSON_TYPE = "application/json"
 TAR_TYPE = "application/x-tar"
+NO_PROCESSES = ("pydock's own engine keeps images and runs no processes: start Docker or Podman, or name an engine that "
+                "runs with -H or DOCKER_HOST")
 
 
 class DockerError(Exception):
@@ -9778,6 +9780,8 @@ class StreamCommands(CreateCommands):
             body.update(AttachStdin=False, AttachStdout=False, AttachStderr=False, StdinOnce=False)
         else:
             self.check_tty(body["AttachStdin"], body["Tty"])
+        if self.client.endpoint.proto == "embedded":        # which would fetch the image first
+            raise self.run_failure(ApiError(501, NO_PROCESSES))
         try:
             container = self.create_container(opts, body)
         except DockerError as error:
@@ -12266,8 +12270,6 @@ def apply_changes(config: dict, changes) -> dict:
 
 MINIMUM_API_VERSION = "1.24"
 _CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z"
-_NO_PROCESSES = ("pydock's own engine keeps images and runs no processes: start Docker or Podman, or name an engine that "
-                 "runs with -H or DOCKER_HOST")
 _NO_SWARM = 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to ' \
             "swarm and try again."
 _ROUTES = [line.split() for line in """
@@ -12691,7 +12693,7 @@ class Engine:
             "DockerRootDir": self.root, "Name": platform.node(), "Labels": [], "ExperimentalBuild": False, "Debug": False,
             "ServerVersion": "pydock %s, embedded engine" % __version__, "SecurityOptions": [],
             "Swarm": {"LocalNodeState": "inactive"}, "LiveRestoreEnabled": False,
-            "Warnings": ["WARNING: " + _NO_PROCESSES]}
+            "Warnings": ["WARNING: " + NO_PROCESSES]}
 
     def _digest_of_root(self):
         return _digest_of(os.path.abspath(self.root).encode("utf-8", "surrogateescape"))[:32]
@@ -13247,7 +13249,7 @@ class Engine:
         return []
 
     def _no_processes(self, request, name=""):
-        raise ApiError(501, _NO_PROCESSES)
+        raise ApiError(501, NO_PROCESSES)
 
     def _no_swarm(self, request, name=""):
         raise ApiError(503, _NO_SWARM)

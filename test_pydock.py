@@ -9417,6 +9417,7 @@ class EmbeddedTest(EmbeddedCase):
         ! run app:1
         ! run -d app:1
         ! run --rm app:1
+        ! run 127.0.0.1:1/not/fetched
         ! exec box sh
         ! logs box
         ! kill box
