@@ -13574,21 +13574,25 @@ class FileTree:
             wanted = {place: names for place, names in files.items() if place[0] == number}
             if not wanted:
                 continue
-            for entry, blocks in self._entries(number, digest):
-                names = wanted.pop(entry.place, ())
-                if not names:
-                    continue
-                held.append(self._header(names[0], entry))
-                for block in blocks:
-                    held.append(block)
-                    size += len(block)
-                    if size > RECEIVE_SIZE:
-                        yield b"".join(held)
-                        held, size = [], 0
-                held.append(bytes(-entry.size % _TAR_BLOCK))
-                held += [self._header(other, entry, names[0]) for other in names[1:]]
-                if not wanted:
-                    break
+            entries = self._entries(number, digest)
+            try:
+                for entry, blocks in entries:
+                    names = wanted.pop(entry.place, ())
+                    if not names:
+                        continue
+                    held.append(self._header(names[0], entry))
+                    for block in blocks:
+                        held.append(block)
+                        size += len(block)
+                        if size > RECEIVE_SIZE:
+                            yield b"".join(held)
+                            held, size = [], 0
+                    held.append(bytes(-entry.size % _TAR_BLOCK))
+                    held += [self._header(other, entry, names[0]) for other in names[1:]]
+                    if not wanted:
+                        break
+            finally:
+                entries.close()         # and the layer with it
         held.append(_TAR_END)
         yield b"".join(held)
 
