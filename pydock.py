@@ -7408,14 +7408,18 @@ class RegistryCommands(Cli):
                               "--disable-content-trust")
 
     def registry_auth(self, index: str, what: str) -> AuthConfig:
-        """The credentials for a registry.  A pull does without those that a broken helper does not give."""
+        """The credentials for a registry.
+
+        A pull does without those that a broken helper does not give; anything does where nobody configured that helper.
+        """
         try:
             return self.config.resolve_auth_config(index)
         except DockerError as error:
             helper = self.config.helper(index)
-            if what != "pull":
+            detected = helper and helper.detected
+            if what != "pull" and not detected:
                 raise
-            if helper and not helper.detected:
+            if helper and not detected:
                 self.warn("WARNING: %s; going on without credentials" % error)
             return AuthConfig()
 

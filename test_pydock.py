@@ -4730,6 +4730,18 @@ class LoginTest(DifferentialCase):
         self.check(self.pydock("logout", "r.example", env=helper.env()), 0, "Removing login credentials for r.example\n",
                    re.compile(r"\AWARNING: could not erase credentials:\nr\.example: error erasing credentials"))
 
+    def test_broken_helper_that_nobody_configured(self):
+        """One that only happens to be installed is in the way of no push, and of no pull."""
+        folder = self.folder()
+        for suffix in ("pass", "secretservice"):
+            helper = CredentialHelper(folder, suffix)
+        os.symlink("/bin/true", os.path.join(folder, "pass"))
+        helper.mode("fail")
+        self.engine.on("POST", "/images/.*", answer(200, {"status": "done"}))
+        for command in "push", "pull":
+            self.differential(command, "r.example/a:1", env=helper.env())
+        self.assertIn(["get", "r.example"], helper.calls)
+
     @rows(("there", "", ["r.example"]), ("not there", "", []))
     def test_logout_from_a_helper(self, title, mode, stored):
         helper = CredentialHelper(self.folder())
