@@ -11327,6 +11327,26 @@ def familiar(name: str) -> str:
     return reference.familiar_name + reference.suffix
 
 
+# What others rely on in an index, a configuration, and docker's `manifest.json`: see `_has_shape`.
+_INDEX_SHAPE = {"manifests": [{"digest": str, "mediaType": str, "annotations": {"": str}}]}
+_SETTINGS_SHAPE = {"Env": [str], "Cmd": [str], "Entrypoint": [str], "OnBuild": [str], "Labels": {"": str}, "Volumes": {"": {}},
+                   "ExposedPorts": {"": {}}, "User": str, "WorkingDir": str, "StopSignal": str}
+_CONFIG_SHAPE = dict(dict.fromkeys("created os architecture variant os.version author comment docker_version".split(), str),
+                     config=_SETTINGS_SHAPE, rootfs={"diff_ids": [str]},
+                     history=[{"created": str, "created_by": str, "comment": str}])
+_ARCHIVE_SHAPE = [{"Config": str, "Layers": [str], "RepoTags": [str]}]
+
+
+def _has_shape(value, shape):
+    """Whether a JSON value is of the types in `shape`, where "" is for all other keys; null is, but not in a list."""
+    if value is None or isinstance(shape, type):
+        return value is None or isinstance(value, shape)
+    if isinstance(shape, list):
+        return isinstance(value, list) and None not in value and all(_has_shape(item, shape[0]) for item in value)
+    other = shape.get("", object)
+    return isinstance(value, dict) and all(_has_shape(value[key], shape.get(key, other)) for key in value)
+
+
 def _entry_name(entry):
     """The full reference of an entry in an index, whoever wrote it; empty for one without."""
     notes = entry.get("annotations") or {}
@@ -11381,9 +11401,10 @@ class ImageStore:
             raise DockerError("invalid checksum digest format: " + visible(digest))
         return os.path.join(self.path, "blobs", algorithm, hexadecimal)
 
-    def has_blob(self, digest: str) -> bool:
-        """Whether a blob is in the store, whole."""
-        return os.path.isfile(self.blob_path(digest))
+    def has_blob(self, digest: str, size: int = None) -> bool:
+        """Whether a blob is in the store, and of the size that is expected."""
+        path = self.blob_path(digest)
+        return os.path.isfile(path) and size in (None, os.path.getsize(path))
 
     def open_blob(self, digest: str):
         """A blob as a binary file."""
@@ -11429,11 +11450,13 @@ class ImageStore:
                     index = json.loads(file.read().decode("utf-8"))
                 for entry in index["manifests"]:
                     self.blob_path(entry["digest"])
-                return index
+                if _has_shape(index, _INDEX_SHAPE):
+                    return index
             except FileNotFoundError:
                 return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-            except (ValueError, LookupError, TypeError, AttributeError, DockerError):
-                time.sleep(0.05)        # other tools write it in place
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError, DockerError):
+                pass
+            time.sleep(0.05)            # other tools write it in place
         raise DockerError("the image store is damaged: %s is no index" % os.path.join(self.path, "index.json"))
 
     def _write(self, name, value):
@@ -11443,22 +11466,27 @@ class ImageStore:
         except OSError as error:
             raise _write_failure(path, error)
 
+    def _manifest(self, entry):
+        """The manifest that an index' entry, or another descriptor, names."""
+        return Manifest(self.read_blob(entry["digest"]), entry.get("mediaType") or "", entry["digest"].partition(":")[0])
+
     def _about(self, entry):
         """What the list says of an entry's image, from its manifest and configuration; None if there is none."""
         try:
-            manifest = _document(self.read_blob(entry["digest"]), entry["digest"])
-            if "manifests" in manifest:
-                present = [child for child in manifest["manifests"] if self.has_blob(child["digest"])]
+            manifest = self._manifest(entry)
+            if manifest.is_index:
+                present = [child for child in manifest.parts("manifests") if self.has_blob(child["digest"])]
                 try:
                     return self._about(choose_platform({"manifests": present}))
                 except DockerError:
                     return self._about(present[0])
-            config = _document(self.read_blob(manifest["config"]["digest"]), manifest["config"]["digest"])
-            for step in (config.get("history") or []) + [config.get(key) or {} for key in ("config", "rootfs")]:
-                step.items()            # so that nobody stumbles over it later
-            return {"id": manifest["config"]["digest"], "manifest": _descriptor(entry, manifest),
-                    "size": manifest["config"]["size"] + sum(layer["size"] for layer in manifest["layers"]),
-                    "created": str(config.get("created") or ""), "labels": (config.get("config") or {}).get("Labels") or {},
+            about, layers = manifest.parts("config")[0], manifest.parts("layers")
+            config = _document(self.read_blob(about["digest"]), about["digest"])
+            if not _has_shape(config, _CONFIG_SHAPE) or len(_diff_ids(self, about["digest"])) != len(layers):
+                return None
+            return {"id": about["digest"], "manifest": manifest.descriptor,
+                    "size": about["size"] + sum(layer["size"] for layer in layers),
+                    "created": config.get("created") or "", "labels": (config.get("config") or {}).get("Labels") or {},
                     "platform": "/".join(filter(None, map(config.get, ("os", "architecture", "variant"))))}
         except (DockerError, LookupError, TypeError, AttributeError, RecursionError):
             return None
@@ -11529,18 +11557,16 @@ class ImageStore:
         with self.lock():
             if not self.has_blob(manifest["digest"]):
                 raise NotFound(404, "No such image: " + manifest["digest"])
-            needed = _document(self.read_blob(manifest["digest"]), manifest["digest"])
-            if "manifests" in needed or not self._about(manifest):
+            needed = self._manifest(manifest)
+            if needed.is_index or not self._about(manifest):
                 raise DockerError("manifest %s describes no image" % manifest["digest"])
-            for blob in needed["layers"]:
-                if not self.has_blob(blob["digest"]) and not blob.get("urls"):
-                    raise DockerError("blob %s of the image is missing" % blob["digest"])
+            for blob in needed.parts("config") + needed.parts("layers"):
+                if not self.has_blob(blob["digest"], blob["size"]) and not blob.get("urls"):
+                    raise DockerError("blob %s of the image is missing, or not of its size" % blob["digest"])
             index = self._read_index()
             before = compact_json(index)
-            for reference in filter(None, [name, digest_reference]):
-                _refer(index["manifests"], _descriptor(manifest, needed), full_name(reference))
-            if not name and not digest_reference:
-                _refer(index["manifests"], _descriptor(manifest, needed), "")
+            for reference in list(filter(None, [name, digest_reference])) or [""]:
+                _refer(index["manifests"], needed.descriptor, reference and full_name(reference))
             if compact_json(index) != before:
                 self._write("index.json", index)
 
@@ -11775,27 +11801,36 @@ class ImageStore:
             return []
         found = {}
         index = members.document("index.json")
+        if not index or not _has_shape(index, _INDEX_SHAPE):
+            raise DockerError("invalid archive: index.json is no index")
         for digest in members.blobs:
             self._move(lease, digest, members.blobs[digest], report, moved)
-        for entry in index.get("manifests") or () if isinstance(index, dict) else ():
+        for entry in index.get("manifests") or ():
             about = self._about(entry)
             if about:
                 names = found.setdefault(about["id"], ([], about["manifest"], about["id"]))[0]
                 names += [name for name in [_entry_name(entry)] if name and "@" not in name]
+        if not found and "manifest.json" not in members.files:
+            raise DockerError("invalid archive: index.json names no image")
         return list(found.values())
 
     def _docker_archive(self, lease, members, report, moved):
         """The images of an archive of docker's own form, as `_layout` has them; each layer is checked."""
         manifests = members.document("manifest.json")
-        if not isinstance(manifests, list):
-            raise DockerError("invalid archive: manifest.json is no list")
+        if not manifests or not _has_shape(manifests, _ARCHIVE_SHAPE):
+            raise DockerError("invalid archive: manifest.json is no list of images")
         for item in manifests:
             try:
                 digest, config = members.find(item["Config"])[0], members.document(item["Config"])
-                diff_ids, paths = config["rootfs"]["diff_ids"], item.get("Layers") or []
+                diff_ids, paths = config["rootfs"]["diff_ids"] or [], item.get("Layers") or []
                 names = [full_name(name) for name in item.get("RepoTags") or ()]
             except (LookupError, TypeError, AttributeError):
                 raise DockerError("invalid archive: manifest.json does not describe an image")
+            if not _has_shape(config, _CONFIG_SHAPE):
+                raise DockerError("invalid archive: %s is no configuration of an image" % visible(item["Config"]))
+            for name in names:
+                if "@" in name:
+                    raise DockerError("invalid tag " + go_quote(name))
             if len(diff_ids) != len(paths):
                 raise DockerError("invalid manifest, layers length mismatch: expected %d, got %d" % (
                     len(diff_ids), len(paths)))
@@ -11915,12 +11950,6 @@ class ImageStore:
         return out
 
 
-def _descriptor(entry, manifest):
-    """A manifest's descriptor, without whatever else an index says of it."""
-    return {"mediaType": entry.get("mediaType") or manifest.get("mediaType") or OCI_MANIFEST, "digest": entry["digest"],
-            "size": entry["size"]}
-
-
 def _conflict(image, words):
     return ApiError(409, "conflict: unable to delete %s (must be forced) - image is %s" % (image.id[7:19], words))
 
@@ -11945,7 +11974,7 @@ def _refer(entries, descriptor, name):
         if name or not any(entry["digest"] == digest for entry in entries):
             entries.append(dict(descriptor, annotations={_REFERENCE_NAME: name}) if name else dict(descriptor))
         for entry in lost:
-            _refer(entries, _descriptor(entry, {}), "")
+            _refer(entries, {key: entry[key] for key in descriptor if key in entry}, "")
 
 
 _ABSENT = object()                      # of a field that is left out where it is empty
@@ -12006,13 +12035,13 @@ class _Members:
 
     def find(self, name):
         """(digest, path) of a file, through links, also when it has become a blob."""
-        name = "/".join(_components("/" + name))
+        place = "/".join(_components("/" + name))
         for _ in range(10):
-            if name in self.files:
-                digest, path = self.files[name]
+            if place in self.files:
+                digest, path = self.files[place]
                 return digest, path if os.path.exists(path) else self.store.blob_path(digest)
-            name = self._links.get(name, name)
-        raise DockerError("invalid archive: does not contain %s" % visible(name))
+            place = self._links.get(place, place)
+        raise DockerError("invalid archive: does not contain " + go_quote(name))
 
     def document(self, name):
         """The JSON value in a file."""

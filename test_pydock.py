@@ -10064,11 +10064,14 @@ class StoreTest(StoreCase):
 
     def test_images_must_be_whole(self):
         with self.store.keep():
-            config = self.store.add_blob(b"{}")
-            manifest = json.dumps({"config": {"digest": config, "size": 2}, "layers": [
-                {"digest": "sha256:" + "0" * 64, "size": 1}]}).encode()
-            about = {"digest": self.store.add_blob(manifest), "size": len(manifest)}
-            self.refused("is missing", self.store.put_image, "app:1", about)
+            text = b'{"rootfs": {"diff_ids": ["sha256:0"]}}'
+            config, layer = self.store.add_blob(text), self.store.add_blob(b"layer")
+            for part, size, extra, words in ((digest_of(b"none"), 1, 0, "is missing"), (layer, 6, 0, "not of its size"),
+                                             (layer, 5, 1, "not of its size"), (layer, -5, 0, "describes no image")):
+                manifest = json.dumps({"config": {"digest": config, "size": len(text) + extra}, "layers": [
+                    {"digest": part, "size": size}]}).encode()
+                about = {"digest": self.store.add_blob(manifest), "size": len(manifest)}
+                self.refused(words, self.store.put_image, "app:1", about)
             for wrong in (b"[]", b"{}", b"x", b'{"config": 5, "layers": []}', b'{"config": {}, "layers": {}}'):
                 about = {"digest": self.store.add_blob(wrong), "size": len(wrong)}
                 self.refused("", self.store.put_image, "app:1", about)
@@ -10089,7 +10092,8 @@ class StoreTest(StoreCase):
         self.assertEqual(image.names, ["docker.io/library/app:1", "docker.io/library/busybox:2"])
         self.store.remove(identifier, force=True)
         self.assertEqual((self.store.images(), self.blobs()), ([], set()))
-        for wrong in ("", "[", "[]", "{}", '{"manifests": [{}]}', '{"manifests": [{"digest": "../x"}]}'):
+        for wrong in ("", "[", "[]", "{}", '{"manifests": [{}]}', '{"manifests": [{"digest": "../x"}]}',
+                      '{"manifests": [{"digest": "sha256:%s", "annotations": 5}]}' % ("0" * 64)):
             with open(path, "w") as file:
                 file.write(wrong)
             with unittest.mock.patch.object(time, "sleep"):
@@ -10264,8 +10268,9 @@ class StoreArchiveTest(StoreCase):
 
     @rows((b"", "manifest.json"), (b"garbage" * 200, "invalid tar header"), (archive_of(("x", b"y")), "manifest.json"),
           (archive_of(("manifest.json", b"{")), "no JSON"), (archive_of(("manifest.json", b"{}")), "no list"),
-          (archive_of(("manifest.json", b"[5]")), "does not describe"),
-          (archive_of(("manifest.json", b'[{"Config": "c"}]')), "does not contain c"),
+          (archive_of(("manifest.json", b"[5]")), "no list of images"), (archive_of(("manifest.json", b"[{}]")), "not describe"),
+          (archive_of(("manifest.json", b'[{"Config": "c", "Layers": [5]}]'), ("c", b"{}")), "no list of images"),
+          (archive_of(("manifest.json", b'[{"Config": "c"}]')), 'does not contain "c"'),
           (archive_of(("manifest.json", b'[{"Config": "../../etc/passwd"}]')), "does not contain"),
           (archive_of(("manifest.json", b'[{"Config": "c"}]'), ("c", "/etc/passwd", tarfile.SYMTYPE)), "does not contain"),
           (archive_of(("manifest.json", b'[{"Config": "c"}]'), ("c", "c", tarfile.SYMTYPE)), "does not contain"),
@@ -10275,7 +10280,19 @@ class StoreArchiveTest(StoreCase):
           (archive_of(("manifest.json", b'[{"Config": "c", "Layers": ["l"]}]'), ("l", b"layer"), (
               "c", b'{"rootfs": {"diff_ids": ["sha256:0"]}}')), 'invalid diffID for layer 0: expected "sha256:0", got'),
           (archive_of(("blobs/sha256/" + "0" * 64, b"x")), "is damaged"), (layered_image("app:1")[:50000], "unexpected EOF"),
-          (archive_of(("oci-layout", b"{}"), ("index.json", b'{"manifests": [{"digest": "../../x"}]}')), "manifest.json"))
+          (archive_of(("oci-layout", b"{}"), ("index.json", b'{"manifests": [{"digest": "../../x"}]}')), "names no image"),
+          *[(archive_of(("oci-layout", b"{}"), ("index.json", index)), "index.json is no index") for index in (
+              b"5", b"[]", b"null", b'{"manifests": 5}', b'{"manifests": [null]}', b'{"manifests": [{"digest": 5}]}',
+              b'{"manifests": [{"digest": "x", "annotations": 5}]}')],
+          *[(archive_of(("manifest.json", b'[{"Config": "c", "RepoTags": ["x:1"]}]'), ("c", config)), words)
+            for config, words in (
+                (b'{"rootfs": 5}', "does not describe"), (b'{"rootfs": {"diff_ids": 5}}', "c is no configuration"),
+                (b'{"rootfs": {"diff_ids": null}, "config": {"Labels": [1]}}', "c is no configuration"),
+                (b'{"rootfs": {"diff_ids": []}, "history": [null]}', "c is no configuration"),
+                (b'{"rootfs": {"diff_ids": []}, "config": {"Env": 5}}', "c is no configuration"),
+                (b'{"rootfs": {"diff_ids": []}, "history": [{"created_by": [1]}]}', "c is no configuration"))],
+          (archive_of(("manifest.json", b'[{"Config": "c", "RepoTags": ["x@sha256:%s"]}]' % (b"0" * 64)), (
+              "c", b'{"rootfs": {"diff_ids": []}}')), "invalid tag"))
     def test_bad_archives(self, archive, words):
         self.refused(words, self.load, archive)
         self.assertEqual((self.store.images(), self.blobs()), ([], set()))
