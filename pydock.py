@@ -10806,8 +10806,9 @@ def pull_image(registry: Registry, reference: Reference, platform: str, store, r
             newer = _pull(registry, reference, platform, store, report) or newer
     except RegistryError as error:
         raise _in_words_of_pull(error, reference)
-    report({"status": "Status: %s for %s" % ("Downloaded newer image" if newer else "Image is up to date", (
-        reference.familiar_name + ("" if all_tags else "@" + reference.digest if reference.digest else reference.suffix)))})
+    suffix = "" if all_tags else "@" + reference.digest if reference.digest else reference.suffix
+    report({"status": "Status: %s for %s" % (
+        "Downloaded newer image" if newer else "Image is up to date", reference.familiar_name + suffix)})
     return pulled
 
 

@@ -8295,6 +8295,20 @@ class PullTest(RegistryCase):
         self.assertEqual(self.registry().tags("app"), ["a", "b"])    # a list that does not end
         last.append(answer(200, {"tags": ["c"]}))
         self.assertEqual(self.registry().tags("app"), ["a", "b", "c"])
+        self.engine.on("GET", "/v2/app/tags/list", answer(200, {"tags": ["a"]}, headers=[("Link", "<file:///x>; rel=next")]))
+        self.refused("no web address", self.registry().tags, "app")
+
+    def test_collected_meanwhile(self):
+        """What a pull has brought so far, other processes keep their hands off."""
+        self.shelf.image("1", layers=6)
+        other = self.pydock.ImageStore(self.store.path)
+
+        def report(message):
+            if message["status"] == "Pull complete":
+                other.collect()
+        self.pydock.pull_image(self.registry(), self.reference(), "", self.store, report)
+        self.pull()
+        self.assertEqual(self.said()[-1], "Status: Image is up to date for %s/app:1" % self.address)
 
     def test_search(self):
         found = [{"name": "a", "star_count": 3}]
@@ -8768,7 +8782,15 @@ class PushTest(RegistryCase):
             return self.shelf(request)
         self.engine.on("HEAD", ".*/blobs/.*", together)
         self.push()
-        self.assertEqual(left, [])
+        self.assertFalse(barrier.broken)
+
+    def test_removed_meanwhile(self):
+        def report(message):
+            if message.get("status") == "Preparing":
+                with contextlib.suppress(self.pydock.DockerError):
+                    self.pydock.ImageStore(self.store.path).remove(self.address + "/app:1")
+        self.pydock.push_image(self.registry(), self.reference(), self.store, report)
+        self.assertEqual(self.shelf.blobs, self.blobs)
 
     def test_mount(self):
         """From a repository that the image has a name of, here; not from another registry."""
@@ -9037,6 +9059,12 @@ class RegistryHostTest(RegistryCase):
         with open(path, "w") as file:
             file.write("nonsense")
         self.refused("cannot be used", self.registry("127.0.0.1:%d" % engine.port, certs=[folder]).ping)
+
+    def test_insecure_is_one_host(self):
+        """Where an insecure registry sends us is verified."""
+        registry = self.registry("r.example", insecure=True)
+        self.assertEqual([registry._tls(host, 443).verify_mode for host in ("r.example", "cdn.example")],
+                         [ssl.CERT_NONE, ssl.CERT_REQUIRED])
 
     def test_client_certificate(self):
         certificates = Certificates.get()
