@@ -10836,7 +10836,7 @@ def _pull(registry, reference, platform, store, report):
     if not current:
         top = registry.manifest(repository, wanted)
         digest = top.digest
-        manifest = _image_manifest(registry, repository, top, platform, store)
+        manifest = _image_manifest(registry, repository, top, platform)
     report({"status": "Pulling from " + repository, "id": name if reference.digest else reference.tag})
     if not current:
         with store.keep([manifest.digest] + [part["digest"] for part in manifest.parts("config") +
@@ -10853,7 +10853,7 @@ def _kept(store, name):
     """The image of a name, with all of its blobs, or None."""
     try:
         record = store.resolve(name)
-        return record if all(map(store.has_blob, record.blobs)) else None
+        return record if record.is_whole else None
     except DockerError:
         return None
 
@@ -10865,7 +10865,7 @@ def _is_of(record, digest, reference, platform):
         _platform_key(*record.platform.split("/")) == _acceptable(normal_platform(wanted))[0])
 
 
-def _image_manifest(registry, repository, manifest, platform, store):
+def _image_manifest(registry, repository, manifest, platform):
     """Go from an index to the image for a platform."""
     for _ in range(4):
         if not manifest.is_index:
@@ -10880,11 +10880,7 @@ def _image_manifest(registry, repository, manifest, platform, store):
                     raise RegistryError("the manifest %s has a wrong size for %s" % (manifest.digest, part["digest"]))
             return manifest
         manifest.parts("manifests")
-        about = choose_platform(manifest.json, platform)
-        if store.has_blob(about["digest"]):
-            manifest = Manifest(store.read_blob(about["digest"]), about.get("mediaType", ""))
-        else:
-            manifest = registry.manifest(repository, about["digest"])
+        manifest = registry.manifest(repository, choose_platform(manifest.json, platform)["digest"])
     raise RegistryError("an index of indexes that does not end")
 
 
@@ -10896,7 +10892,7 @@ def _fetch_image(registry, repository, manifest, store, report):
         if layer["digest"] in meters:
             continue                    # one layer twice
         meter = meters[layer["digest"]] = _Meter(report, layer, "Downloading")
-        if store.has_blob(layer["digest"]):
+        if store.has_blob(layer["digest"], layer["size"]):
             meter.tell("Already exists")
         else:
             meter.tell("Pulling fs layer")
@@ -11075,6 +11071,8 @@ class _FileLock:
                 pass                    # renamed or removed while we waited: there may be a new one
             except BlockingIOError:
                 return False
+            except OSError as error:
+                raise DockerError("lock %s: %s" % (self.path, os_error_text(error)))
             finally:
                 if self.descriptor is None:
                     os.close(descriptor)
@@ -11138,10 +11136,10 @@ class BlobWriter:
         self.store.prepare()
         while True:
             if self._lock.take(wait=False):
-                if not self.store.has_blob(self.digest):
+                if not self._is_in():
                     break
                 self._discard()
-            if self.store.has_blob(self.digest):
+            if self._is_in():
                 self.offset, self.done = os.stat(self._path).st_size, True
                 return self
             time.sleep(0.05)
@@ -11163,6 +11161,15 @@ class BlobWriter:
         if not self.done and not self.offset:
             self._discard()
         self._lock.release()
+
+    def _is_in(self):
+        """Whether the blob is in already; what has another size, or is small and damaged, is written anew."""
+        try:
+            if self.store.has_blob(self.digest, self.size) and os.path.getsize(self._path) <= MIB:
+                self.store.read_blob(self.digest)
+            return self.store.has_blob(self.digest, self.size)
+        except DockerError:
+            return False
 
     def _begin(self):
         import hashlib
@@ -11221,13 +11228,19 @@ def _move_in(descriptor, path, place):
         os.fsync(descriptor)
         os.makedirs(folder, exist_ok=True)
         os.replace(path, place)
-        names = os.open(folder, os.O_RDONLY)
+        _sync_folder(folder)
+    except OSError as error:
+        raise _write_failure(path, error)
+
+
+def _sync_folder(path):
+    """Wait until the names of what was moved into a folder are on the disk."""
+    if os.name == "posix":
+        names = os.open(path, os.O_RDONLY)
         try:
             os.fsync(names)
         finally:
             os.close(names)
-    except OSError as error:
-        raise _write_failure(path, error)
 
 
 class Lease:
@@ -11298,6 +11311,15 @@ class ImageRecord:
     def config(self) -> dict:
         """The image's configuration."""
         return _document(self.store.read_blob(self.id), self.id)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that the image consists of is there: its documents verified, its layers of the right size."""
+        try:
+            layers = self.manifest_json["layers"]
+            return bool(self.config) and all(self.store.has_blob(layer["digest"], layer["size"]) for layer in layers)
+        except DockerError:
+            return False
 
     @property
     def blobs(self) -> list:
@@ -11464,6 +11486,7 @@ class ImageStore:
         path = os.path.join(self.path, name)
         try:
             write_atomically(path, compact_json(value).encode("utf-8"), 0o644)
+            _sync_folder(self.path)     # before blobs go that only the index of before refers to
         except OSError as error:
             raise _write_failure(path, error)
 
@@ -11617,40 +11640,47 @@ class ImageStore:
                 self._reach(entry["digest"], candidates)
             else:
                 kept.append(entry)
-        chains = _chain_ids(image.config) if is_last else []
+        chains = self._chain_ids(image.id)
         index["manifests"] = kept
         self._write("index.json", index)
         out = [{"Untagged": familiar(reference)} for reference in gone]
         if is_last:
             used = set()
             for digest in {entry["digest"] for entry in kept} | set(self.roots()):
-                other = about.get(digest) or self._about({"digest": digest, "size": 0})
-                used.update(_chain_ids(_document(self.read_blob(other["id"]), other["id"])) if other else ())
+                other = about.get(digest) or self._about({"digest": digest})
+                used.update(self._chain_ids(other["id"]) if other else ())
             out += [{"Deleted": digest} for digest in [image.id] + [chain for chain in chains[::-1] if chain not in used]]
         self._sweep(kept, candidates)
         return out
 
+    def _chain_ids(self, identifier):
+        """The chain IDs of an image's layers: each is a layer with all those below it."""
+        import hashlib
+        chain = []
+        try:
+            for diff_id in _diff_ids(self, identifier):
+                pair = "%s %s" % (chain[-1], diff_id) if chain else ""
+                chain.append("sha256:" + hashlib.sha256(pair.encode("utf-8")).hexdigest() if chain else diff_id)
+        except DockerError:
+            pass                        # it is damaged: what matters is that it can go
+        return chain
+
     def collect(self) -> int:
         """Remove the blobs that nothing refers to, and what killed transfers have left: the bytes freed."""
-        import shutil
         with self.lock():
             blobs = os.path.join(self.path, "blobs")
             freed = self._sweep(self._read_index()["manifests"], [
                 algorithm + ":" + name for algorithm in os.listdir(blobs) if algorithm in _DIGEST_LENGTHS
                 for name in os.listdir(os.path.join(blobs, algorithm)) if re.match("[0-9a-f]+\\Z", name)])
-            leases = set(os.listdir(os.path.join(self.path, "leases")))
             for name in os.listdir(os.path.join(self.path, "ingest")):
                 path = os.path.join(self.path, "ingest", name)
                 lock = _FileLock(path)
-                if os.path.isdir(path):
-                    if name not in leases:
-                        shutil.rmtree(path, ignore_errors=True)
-                elif lock.take(wait=False):
+                if not os.path.isdir(path) and lock.take(wait=False):       # a folder is that of a lease
                     with lock:
                         freed += os.stat(path).st_size
                         os.unlink(path)
             for name in os.listdir(self.path):
-                if re.match(r"(index|cache)\.json.", name):         # a killed process was about to replace it
+                if re.match(r"(index\.json|cache\.json|oci-layout|events\.jsonl).", name):         # a killed process was about to replace it
                     os.unlink(os.path.join(self.path, name))
             return freed
 
@@ -11683,12 +11713,14 @@ class ImageStore:
             pass                        # no manifest
 
     def _leased(self):
-        """The digests that are kept by processes that live."""
+        """The digests that are kept by processes that live; what the dead have left goes."""
+        import shutil
         found = set()
         for name in os.listdir(os.path.join(self.path, "leases")):
             lock = _FileLock(os.path.join(self.path, "leases", name))
             if lock.take(wait=False):
                 with lock:
+                    shutil.rmtree(os.path.join(self.path, "ingest", name), ignore_errors=True)
                     os.unlink(lock.path)
                 continue
             try:
@@ -11836,7 +11868,7 @@ class ImageStore:
                 raise DockerError("invalid manifest, layers length mismatch: expected %d, got %d" % (
                     len(diff_ids), len(paths)))
             known = self._catalog()[0].get(digest)
-            if known and all(map(self.has_blob, known.blobs)):
+            if known and known.is_whole:
                 yield names, known.manifest, digest
                 continue
             layers = []
@@ -11953,16 +11985,6 @@ class ImageStore:
 
 def _conflict(image, words):
     return ApiError(409, "conflict: unable to delete %s (must be forced) - image is %s" % (image.id[7:19], words))
-
-
-def _chain_ids(config):
-    """The chain IDs of an image's layers: each is a layer with all those below it."""
-    import hashlib
-    chain = []
-    for diff_id in (config.get("rootfs") or {}).get("diff_ids") or ():
-        pair = "%s %s" % (chain[-1], diff_id) if chain else ""
-        chain.append("sha256:" + hashlib.sha256(pair.encode("utf-8")).hexdigest() if chain else diff_id)
-    return chain
 
 
 def _refer(entries, descriptor, name):

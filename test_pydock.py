@@ -10081,9 +10081,50 @@ class StoreTest(StoreCase):
             blob.write(data)
             blob.commit()
         self.assertEqual(self.store.read_blob(digest), data)
-        with open(self.store.blob_path(digest), "r+b") as file:
-            file.write(b"W")
-        self.refused("damaged", self.store.read_blob, digest)
+        for damage in (b"W", b""):
+            with open(self.store.blob_path(digest), "r+b" if damage else "wb") as file:
+                file.write(damage)
+            self.refused("damaged", self.store.read_blob, digest)
+            self.assertEqual(self.store.add_blob(data), digest)
+            self.assertEqual(self.store.read_blob(digest), data)
+
+    def test_a_damaged_image_can_go(self):
+        for number in range(2):
+            identifier, = self.load(layered_image("app:1"))
+            other, = self.load(rename_layers(layered_image("base", 2), "other:1"))
+            image = self.store.resolve("app:1")
+            self.assertTrue(image.is_whole)
+            with open(self.store.blob_path(image.blobs[number]), "r+b") as file:
+                file.write(b"X")
+            self.assertFalse(image.is_whole)
+            self.assertEqual(self.store.remove("other:1")[:2], [{"Untagged": "other:1"}, {"Deleted": other}])
+            self.assertEqual(self.store.remove("app:1")[:2], [{"Untagged": "app:1"}, {"Deleted": identifier}])
+            self.store.collect()
+            self.assertEqual(self.blobs(), set())
+
+    def test_the_disk_has_it_before_it_is_named(self):
+        """What is synced, moved and written, in its order."""
+        steps = []
+
+        def noted(name, function):
+            def wrapper(*args):
+                path = args[-1] if name == "replace" else os.readlink("/proc/self/fd/%d" % args[0])
+                steps.append((name, os.path.relpath(path, self.path).split("/")[0]))
+                return function(*args)
+            return unittest.mock.patch.object(os, name, wrapper)
+
+        if not os.path.exists("/proc/self/fd"):
+            self.skipTest("no /proc here")
+        self.store.prepare()
+        with noted("fsync", os.fsync), noted("replace", os.replace), self.store.keep():
+            config = self.store.add_blob(b'{"rootfs": {"diff_ids": []}}')
+            manifest = json.dumps({"config": {"digest": config, "size": 28}, "layers": []}).encode()
+            about = {"digest": self.store.add_blob(manifest), "size": len(manifest)}
+            blob = [("fsync", "ingest"), ("replace", "blobs"), ("fsync", "blobs")]
+            self.assertEqual(steps, blob * 2)
+            self.store.put_image("app:1", about)
+        self.assertEqual([name for name, _ in steps[6:]], ["fsync", "replace", "fsync"])
+        self.assertEqual((steps[7][1], steps[8][1]), ("index.json", "."))
 
     @rows(("sha256:../../../etc/passwd",), ("sha256:" + "A" * 64,), ("sha256:",), ("md5:" + "0" * 32,),
           ("sha256:" + "0" * 63,), ("x",), ("/",))
@@ -10589,6 +10630,25 @@ class StoreSharingTest(StoreCase):
             self.pydock._HELD.pop(claim)            # as in another process
             self.refused("the image store is in use by another process", self.load, layered_image("app:1"))
             self.pydock._HELD[claim] = None
+
+    def test_locks_that_fail(self):
+        """As on some network file systems."""
+        with unittest.mock.patch.object(fcntl, "flock", side_effect=OSError(37, "no locks available")):
+            self.refused("lock %s/lock: no locks available" % self.path, self.load, layered_image("app:1"))
+
+    def test_what_the_dead_have_left(self):
+        self.load(layered_image("app:1"))
+        with self.store.keep() as lease:
+            self.write("store/ingest/%s/1" % os.path.basename(lease.folder()), b"alive")
+            for name in ("leases/dead", "ingest/dead/1", "oci-layoutabc", "index.jsonabc", "events.jsonlabc"):
+                os.makedirs(os.path.dirname(os.path.join(self.path, name)), exist_ok=True)
+                self.write("store/" + name, b"left")
+            self.store.remove("app:1")
+            self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [os.path.basename(lease.folder())])
+            self.store.collect()
+            self.assertEqual(os.listdir(lease.folder()), ["1"])
+        self.assertEqual(set(os.listdir(self.path)) - {"cache.json"}, {"blobs", "index.json", "ingest", "leases", "lock",
+                                                                       "oci-layout"})
 
     def test_full_disk(self):
         mount = which("mount")
