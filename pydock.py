@@ -11403,6 +11403,9 @@ class ImageStore:
             layout = os.path.join(self.path, "oci-layout")
             if not os.path.exists(layout):
                 write_atomically(layout, b'{"imageLayoutVersion":"1.0.0"}', 0o644)
+            with open(layout, "rb") as file:
+                if not re.search(rb'"imageLayoutVersion"\s*:\s*"1\.', file.read(1024)):
+                    raise DockerError("cannot use the image store: %s names no version 1 of the OCI image layout" % layout)
         except OSError as error:
             raise DockerError("cannot use the image store: " + path_error_text(error, "mkdir"))
         try:
@@ -11735,14 +11738,18 @@ class ImageStore:
     def save(self, names) -> iter:
         """The images of these names as an archive that `load`, every `docker load` and skopeo read: yields bytes.
 
-        A repository's name stands for all its tags.  NotFound comes before the first byte.
+        A repository's name stands for all its tags.  What can be known to be wrong is, before the first byte.
         """
         chosen = {}                     # the image by its manifest's digest, and its names
         for name in names:
             for tag, image in self.matches(name):
                 tags = chosen.setdefault(image.manifest["digest"], (image, []))[1]
                 tags += [tag] * (tag not in [""] + tags)
-        return self._archive(list(chosen.values()))
+                if not image.is_whole:
+                    raise DockerError("the image store lacks parts of %s, or they are damaged: pull it again" % name)
+        blocks = self._archive(list(chosen.values()))
+        next(blocks)                    # now it has its lease
+        return blocks
 
     def matches(self, name):
         """The (tag's full name or nothing, image) that a name of `save` stands for."""
@@ -11770,6 +11777,7 @@ class ImageStore:
         import hashlib
         with self.keep([digest for image, _ in chosen for digest in image.blobs]):
             entries, manifests, repositories, written = [], [], {}, set()
+            yield b""
             for folder in ("blobs/", "blobs/sha256/"):
                 yield tar_header(folder, 0o755, 0, 0, 0, 0, b"5")
             for image, tags in chosen:

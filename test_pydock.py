@@ -9354,6 +9354,14 @@ class EmbeddedTest(EmbeddedCase):
         self.assertEqual(actions.split(), ["load", "tag", "create", "rename", "untag", "untag", "delete", "archive-path",
                                            "destroy", "prune", "prune"])
 
+    def test_events_that_were_cut(self):
+        self.load()
+        with open(os.path.join(self.root, "events.jsonl"), "ab") as file:
+            file.write(b'{"status": "ta\n5\n')
+        self.check(self.pydock("tag", "app:1", "app:2"), 0)
+        self.check(self.pydock("events", "--since", "0", "--until", str(time.time()), "--format", "{{.Action}}"), 0,
+                   "load\ntag\n")
+
     def test_the_files_of_an_image(self):
         """Whiteouts, opaque folders and links, and nothing from outside."""
         self.stock()
@@ -10217,6 +10225,12 @@ class StoreTest(StoreCase):
             self.assertLess(time.process_time() - began, 0.5)
         self.assertTrue(manifest)
 
+    @rows(("",), ("garbage",), ('{"imageLayoutVersion": "2.0.0"}',))
+    def test_another_layout(self, text):
+        self.store.prepare()
+        self.write("store/oci-layout", text.encode())
+        self.refused(os.path.join(self.path, "oci-layout"), self.load, layered_image("app:1"))
+
     def test_a_read_only_store(self):
         if not os.geteuid():
             self.skipTest("root writes everywhere")
@@ -10306,9 +10320,12 @@ class StoreArchiveTest(StoreCase):
 
     def test_save_of_a_damaged_blob(self):
         self.load(layered_image("app:1"))
-        with open(self.store.blob_path(self.store.resolve("app:1").blobs[-1]), "r+b") as file:
+        path = self.store.blob_path(self.store.resolve("app:1").blobs[-1])
+        with open(path, "r+b") as file:
             file.write(b"X")
         self.refused("damaged", self.saved, "app:1")
+        os.truncate(path, 5)
+        self.refused("the image store lacks parts of app:1", self.store.save, ["app:1"])
 
     @rows(("gzip",), ("bz2",), ("lzma",), ("two members",))
     def test_packed(self, kind):
