@@ -11257,7 +11257,11 @@ class Lease:
             self._folder = os.path.join(self.store.path, "ingest", os.path.basename(path))
             self._lock = _FileLock(path)
             self._lock.take()
-            self._write(self._digests)
+            try:
+                self._write(self._digests)
+            except DockerError:
+                self.__exit__()
+                raise
         return self
 
     def __exit__(self, *_):
@@ -11643,7 +11647,14 @@ class ImageStore:
                 kept.append(entry)
         chains = self._chain_ids(image.id)
         index["manifests"] = kept
-        self._write("index.json", index)
+        try:
+            self._write("index.json", index)
+        except DockerError:
+            cache = os.path.join(self.path, "cache.json")
+            if not os.path.exists(cache):
+                raise
+            os.unlink(cache)            # on a full disk, the room in which an image can still go
+            self._write("index.json", index)
         out = [{"Untagged": familiar(reference)} for reference in gone]
         if is_last:
             used = set()

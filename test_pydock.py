@@ -10681,11 +10681,18 @@ class StoreSharingTest(StoreCase):
             self.assertEqual(self.verify(), ["docker.io/library/app:1"])
             self.refused("no space left on device", self.load, layered_image("big:1", 3, 1 << 20))
             self.refused("no space left on device", self.store.import_rootfs, iter([archive_of(("x", bytes(3 << 20)))]))
-            with open(os.path.join(self.path, "filler"), "wb", 0) as file:
-                with contextlib.suppress(OSError):
-                    while file.write(bytes(4096)):
-                        pass
+            self.load(layered_image("small:1", 1))
+            self.assertEqual(self.verify(), ["docker.io/library/app:1", "docker.io/library/small:1"])
+            for number in range(2):
+                with open(os.path.join(self.path, "filler"), "ab", 0) as file:
+                    with contextlib.suppress(OSError):
+                        while file.write(bytes(4096)):
+                            pass
+                if not number:          # what makes room is still possible
+                    self.assertEqual(self.store.remove("small:1")[0], {"Untagged": "small:1"})
             self.refused("no space left on device", self.store.tag, self.store.resolve("app:1"), "app:2")
+            self.refused("no space left on device", self.store.keep(["x" * 5000]).__enter__)
+            self.assertEqual(os.listdir(os.path.join(self.path, "leases")), [])
             self.assertEqual(self.verify(), ["docker.io/library/app:1"])
             self.store.collect()
             self.assertEqual(os.listdir(os.path.join(self.path, "ingest")), [])
