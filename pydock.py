@@ -11363,13 +11363,13 @@ _ARCHIVE_SHAPE = [{"Config": str, "Layers": [str], "RepoTags": [str]}]
 
 
 def _has_shape(value, shape):
-    """Whether a JSON value is of the types in `shape`, where "" is for all other keys; null is, but not in a list."""
+    """Whether a JSON value is of the types in `shape`, where "" is for any key; null is, but not in a list."""
     if value is None or isinstance(shape, type):
         return value is None or isinstance(value, shape)
     if isinstance(shape, list):
         return isinstance(value, list) and None not in value and all(_has_shape(item, shape[0]) for item in value)
-    other = shape.get("", object)
-    return isinstance(value, dict) and all(_has_shape(value[key], shape.get(key, other)) for key in value)
+    return isinstance(value, dict) and all(
+        _has_shape(value.get(key), shape.get(key) or shape[""]) for key in (value if "" in shape else shape))
 
 
 def _entry_name(entry):
@@ -11445,7 +11445,7 @@ class ImageStore:
         """A manifest or a configuration, verified."""
         import hashlib
         with self.open_blob(digest) as file:
-            data = file.read(_DOCUMENT_LIMIT + 1)
+            data = file.read() if os.fstat(file.fileno()).st_size <= _DOCUMENT_LIMIT else b""
         if hashlib.new(digest.partition(":")[0], data).hexdigest() != digest.partition(":")[2]:
             raise DockerError("blob %s in the image store is damaged" % digest)
         return data
@@ -11511,7 +11511,7 @@ class ImageStore:
                     return self._about(present[0])
             about, layers = manifest.parts("config")[0], manifest.parts("layers")
             config = _document(self.read_blob(about["digest"]), about["digest"])
-            if not _has_shape(config, _CONFIG_SHAPE) or len(_diff_ids(self, about["digest"])) != len(layers):
+            if not _has_shape(config, _CONFIG_SHAPE) or len(config["rootfs"]["diff_ids"] or ()) != len(layers):
                 return None
             return {"id": about["digest"], "manifest": manifest.descriptor,
                     "size": about["size"] + sum(layer["size"] for layer in layers),
