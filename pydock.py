@@ -11132,16 +11132,13 @@ class BlobWriter:
 
     def __enter__(self):
         self.store.prepare()
-        while True:
-            if self._lock.take(wait=False):
-                if not self._is_in():
-                    break
-                self._discard()
-            if self._is_in():
-                self.offset, self.done = os.stat(self._path).st_size, True
-                return self
+        while not self._lock.take(wait=False):
             time.sleep(0.05)
         try:
+            if self._is_in():
+                self._discard()
+                self.offset, self.done = os.path.getsize(self._path), True
+                return self
             self._begin()
             block = os.read(self._lock.descriptor, MIB)
             while block:
@@ -11307,12 +11304,12 @@ class ImageRecord:
     @property
     def manifest_json(self) -> dict:
         """The manifest."""
-        return _document(self.store.read_blob(self.manifest["digest"]), self.manifest["digest"])
+        return self.store.document(self.manifest["digest"])
 
     @property
     def config(self) -> dict:
         """The image's configuration."""
-        return _document(self.store.read_blob(self.id), self.id)
+        return self.store.document(self.id)
 
     @property
     def is_whole(self) -> bool:
@@ -11327,17 +11324,6 @@ class ImageRecord:
     def blobs(self) -> list:
         """The digests of all that the image consists of: manifest, configuration, layers."""
         return [self.manifest["digest"], self.id] + [layer["digest"] for layer in self.manifest_json["layers"]]
-
-
-def _document(data, digest):
-    """A JSON object that was stored as a blob."""
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise DockerError("blob %s is no JSON object" % digest)
-    return value
 
 
 def full_name(name) -> str:
@@ -11432,7 +11418,10 @@ class ImageStore:
     def has_blob(self, digest: str, size: int = None) -> bool:
         """Whether a blob is in the store, and of the size that is expected."""
         path = self.blob_path(digest)
-        return os.path.isfile(path) and size in (None, os.path.getsize(path))
+        try:
+            return os.path.isfile(path) and size in (None, os.path.getsize(path))
+        except FileNotFoundError:
+            return False                # collected at this instant
 
     def open_blob(self, digest: str):
         """A blob as a binary file."""
@@ -11449,6 +11438,16 @@ class ImageStore:
         if hashlib.new(digest.partition(":")[0], data).hexdigest() != digest.partition(":")[2]:
             raise DockerError("blob %s in the image store is damaged" % digest)
         return data
+
+    def document(self, digest: str) -> dict:
+        """A JSON object that was stored as a blob."""
+        try:
+            value = json.loads(self.read_blob(digest).decode("utf-8"))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise DockerError("blob %s is no JSON object" % digest)
+        return value
 
     def ingest(self, digest: str, size: int = None) -> BlobWriter:
         """A writer for a blob, to be entered; `keep` the blob first."""
@@ -11510,7 +11509,7 @@ class ImageStore:
                 except DockerError:
                     return self._about(present[0])
             about, layers = manifest.parts("config")[0], manifest.parts("layers")
-            config = _document(self.read_blob(about["digest"]), about["digest"])
+            config = self.document(about["digest"])
             if not _has_shape(config, _CONFIG_SHAPE) or len(config["rootfs"]["diff_ids"] or ()) != len(layers):
                 return None
             return {"id": about["digest"], "manifest": manifest.descriptor,
@@ -11667,12 +11666,10 @@ class ImageStore:
 
     def _chain_ids(self, identifier):
         """The chain IDs of an image's layers: each is a layer with all those below it."""
-        import hashlib
         chain = []
         try:
             for diff_id in _diff_ids(self, identifier):
-                pair = "%s %s" % (chain[-1], diff_id) if chain else ""
-                chain.append("sha256:" + hashlib.sha256(pair.encode("utf-8")).hexdigest() if chain else diff_id)
+                chain.append("sha256:" + _digest_of(("%s %s" % (chain[-1], diff_id)).encode("utf-8")) if chain else diff_id)
         except DockerError:
             pass                        # it is damaged: what matters is that it can go
         return chain
@@ -13287,7 +13284,7 @@ class Engine:
         """The files of a container's image."""
         known, tree = self._view
         if known != container["Manifest"]:
-            manifest = _document(self.store.read_blob(container["Manifest"]), container["Manifest"])
+            manifest = self.store.document(container["Manifest"])
             tree = FileTree(self.store, [layer["digest"] for layer in manifest["layers"]])
             self._view = container["Manifest"], tree
         return tree
