@@ -130,6 +130,8 @@ def os_error_text(error: OSError) -> str:
     """An operating system error in the words that Go programs use: `no such file or directory`."""
     if error.errno is None:
         return str(error)
+    if error.errno < 0:
+        return "no such host"           # look-ups of names have numbers of their own
     text = _GO_ERRNO.get(error.errno) or os.strerror(error.errno)
     return text[:1].lower() + text[1:]
 
@@ -3205,6 +3207,7 @@ class JsonStream:
                 raise ConnectionFailed("a message of the engine's does not end within %d bytes" % _MESSAGE_LIMIT)
             if batch:
                 yield batch
+        self.body.close()
         if self._pending.strip():
             self._take_slowly(self._pending, [], last=True)
 
@@ -13792,7 +13795,7 @@ def _listen(host, group, log):
             os.umask(mask)
         if endpoint.proto == "unix":
             _give_to_group(place, group, log)
-        listener.listen(128)
+        listener.listen(4096)           # the system's limit holds; a full queue of a unix socket refuses
         listener.setblocking(False)
     except OSError as error:
         raise DockerError("cannot listen at %s: %s" % (host, os_error_text(error)))

@@ -9564,16 +9564,21 @@ class EmbeddedTest(EmbeddedCase):
                                env={"DOCKER_HOST": None}), 1, "", re.compile("cannot use the image store: mkdir .*: not a directory\n$"))
 
     def test_nothing_is_left_of_it(self):
-        """No thread once the client is closed, and no socket at all."""
+        """No thread and no descriptor once the client is closed, and no socket at all."""
         pydock = module()
-        before = set(threading.enumerate())
+        before, open_files = set(threading.enumerate()), lambda: os.path.isdir("/proc/self/fd") and os.listdir("/proc/self/fd")
+        files = open_files()
         with pydock.Client("embedded://" + self.root) as client:
             self.assertEqual(client.images(), [])
             other = client.another()
             self.assertEqual(other.containers(all=True), [])
             self.assertEqual(len(set(threading.enumerate()) - before), 2)
             other.close()
+            self.assertEqual(list(client.events(since="1", until="2")), [])      # read to its end, it needs no closing
+            with self.assertRaises(pydock.ApiError):
+                list(client.pull("127.0.0.1:1/x", "1"))
         self.assertEqual(set(threading.enumerate()) - before, set())
+        self.assertEqual(open_files(), files)
 
     def test_at_once(self):
         """Names are given once, whoever asks for them at the same time."""
