@@ -12051,13 +12051,55 @@ class EngineEmbeddedTest(EmbeddedCase):
                     ("hosts", "hostname", "resolv.conf", "mtab"))))
             self.assertEqual(found[0], found[1], path)
 
+    def daemon(self):
+        """The address of a daemon of the test's own."""
+        socket_path = os.path.join(self.folder(), "p.sock")
+        log = os.path.join(self.home, "log")
+        self.addCleanup(end, spawn(pydock_command() + ["-d", "-G", "", "-H", "unix://" + socket_path], log,
+                                   self.env({"DOCKER_HOST": None})))
+        self.assertTrue(wait_until(lambda: answers("unix://" + socket_path) if os.path.exists(socket_path) else False, 20))
+        return "unix://" + socket_path
+
+    def test_docker_py_as_client(self):
+        script = """if 1:
+            import docker, io, sys, tarfile
+            host, name, archive = sys.argv[1:]
+            client = docker.DockerClient(host, version="auto")
+            print(client.ping(), client.version()["Platform"]["Name"])
+            image = client.images.pull(name, "1")
+            print(image.tags, len(image.history()), client.images.list(name)[0].id == image.id)
+            image.tag(name + "4", "z")
+            print(client.images.push(name + "4", "z").count("digest: sha256:"))
+            saved = b"".join(image.save(named=True))
+            client.images.remove(image.id, force=True)
+            print(client.images.load(saved)[0].tags, client.api.import_image(archive, "made", "1").count("sha256:"))
+            box = client.containers.create(name + ":1", "sh", name="box", labels=["a"])
+            print(box.status, box.attrs["Config"]["Cmd"], [c.name for c in client.containers.list(all=True)])
+            blocks, about = box.get_archive("/data/0")
+            print(about["name"], tarfile.open(fileobj=io.BytesIO(b"".join(blocks))).getnames())
+            print(len(tarfile.open(fileobj=io.BytesIO(b"".join(box.export()))).getnames()) > 2)
+            for call in (box.start, box.logs, box.commit, lambda: client.images.get("nosuch")):
+                try:
+                    call()
+                except docker.errors.APIError as error:
+                    print(error.response.status_code, error.explanation.partition(":")[0])
+            box.remove()
+            print(len(client.containers.prune()), client.images.prune({"dangling": False})["ImagesDeleted"] is not None)
+            print(client.images.list(), client.df()["Images"])
+        """
+        env = self.env({"DOCKER_HOST": None})
+        if run([sys.executable, "-c", "import docker; docker.DockerClient"], env, cwd=self.home).status:
+            raise lacking("docker-py", "this Python has no docker-py")
+        with open(os.path.join(self.home, "layer.tar"), "wb") as file:
+            file.write(LAYERS[0])
+        refusal = "501 pydock's own engine keeps images and runs no processes\n"
+        self.check(run([sys.executable, "-c", script, self.daemon(), self.name, "layer.tar"], env, cwd=self.home), 0, (
+            "True pydock's embedded engine\n['NAME:1'] 3 True\n1\n['NAME:1'] 1\ncreated ['sh'] ['box']\n0 ['0']\nTrue\n" +
+            refusal * 3 + "404 No such image\n2 True\n[] []\n").replace("NAME", self.name))
+
     @rows((28, "latest"), (20, "Debian's"))
     def test_docker_as_client(self, major, _):
-        client, socket_path = docker_client(major), os.path.join(self.folder(), "p.sock")
-        host, name = "unix://" + socket_path, self.name + ":1"
-        log = os.path.join(self.home, "log")
-        self.addCleanup(end, spawn(pydock_command() + ["-d", "-G", "", "-H", host], log, self.env({"DOCKER_HOST": None})))
-        self.assertTrue(wait_until(lambda: answers(host) if os.path.exists(socket_path) else False, 20))
+        client, host, name = docker_client(major), self.daemon(), self.name + ":1"
 
         def docker(*args, status=0, stdout=None, stderr=None, **options):
             return self.check(run([client] + list(args), self.env({"DOCKER_HOST": host}), cwd=self.home, **options),
