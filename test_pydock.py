@@ -9619,6 +9619,15 @@ class ChoiceOfEngineTest(CliCase):
         self.check(self.run_with(self.nowhere, "-H", "embedded://there", "images", "-q"), 0, "", "")
         self.check(self.run_with(self.nowhere, "--help"), 0, None, "")
 
+    def test_pull_with_no_docker_at_all(self):
+        """The README's first command."""
+        shelf = Shelf()
+        shelf.image("1")
+        name = "127.0.0.1:%d/app:1" % self.start(ScriptedEngine(("*", "/v2/.*", shelf), tcp=True)).port
+        self.check(self.run_with(self.nowhere, "pull", name), 0, re.compile("Status: Downloaded newer image for %s\n" % name),
+                   self.notice % (self.nowhere, self.root))
+        self.check(self.run_with(self.nowhere, "images", "--format", "{{.Repository}}:{{.Tag}}"), 0, name + "\n")
+
     def test_stale_socket(self):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(self.nowhere)
@@ -12124,7 +12133,8 @@ class EngineEmbeddedTest(EmbeddedCase):
         docker("ps", "-a", "--format", "{{.Names}} {{.Status}}", stdout="box Created\n")
         docker("export", "-o", "files.tar", "box")
         self.assertTrue(tarfile.is_tarfile(os.path.join(self.home, "files.tar")))
-        first = sorted(self.members(open(os.path.join(self.home, "files.tar"), "rb").read()))[0]
+        with open(os.path.join(self.home, "files.tar"), "rb") as file:
+            first = sorted(self.members(file.read()))[0]
         docker("cp", "box:/" + first, "copied")
         self.assertTrue(os.path.lexists(os.path.join(self.home, "copied")))
         docker("import", "-", "made:1", input=LAYERS[0])
