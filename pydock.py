@@ -12445,7 +12445,8 @@ class Request:
         self.method, target, protocol = line.decode("latin-1").split()
         self.fp = reader
         self.headers = http.client.parse_headers(io.BytesIO(b"".join(lines[1:])))
-        coding, lengths = self.headers.get("Transfer-Encoding", "").lower(), set(self.headers.get_all("Content-Length", ["0"]))
+        coding = self.headers.get("Transfer-Encoding", "").lower()
+        lengths = set(self.headers.get_all("Content-Length", ["0"]))
         if self.headers.defects or coding not in ("", "chunked") or len(lengths) > 1 or not (
                 protocol.startswith("HTTP/1.") and re.match(r"[0-9]{1,18}\Z", min(lengths))):
             raise ValueError

@@ -9415,8 +9415,8 @@ class EmbeddedTest(EmbeddedCase):
             manifest = json.loads(tar.extractfile("manifest.json").read().decode())
         self.assertEqual([item["RepoTags"] for item in manifest], [["app:1", "app:2"]])
         self.check(self.pydock("save", "other", "nosuch"), 1)
-        self.check(self.pydock("events", "--since", "1", "--until", "-1s", "-f", "event=save", "--format", "{{.Action}}"), 0,
-                   "save\n")
+        self.check(self.pydock("events", "--since", "1", "--until", "-1s", "-f", "event=save", "--format", "{{.Action}}"),
+                   0, "save\n")
 
     def test_archives_and_imports(self):
         self.load()
@@ -9541,8 +9541,9 @@ class EmbeddedTest(EmbeddedCase):
         self.assertEqual(shown.split()[4:], ["delete", "prune", "untag", "delete", "prune"])
         self.check(self.pydock("images", "--format", "{{.Repository}}"), 0, "used\n")
 
-    @rows(*[({key: value}, None) for key, value in (("Image", ["app:1"]), ("Cmd", [1]), ("Env", "X=1"), ("Env", [None]), (
-        "Labels", {"a": 1}), ("Labels", ["a"]), ("Hostname", 5), ("HostConfig", {"NetworkMode": 1}), ("HostConfig", "x"))])
+    @rows(*[({key: value}, None) for key, value in (
+        ("Image", ["app:1"]), ("Cmd", [1]), ("Env", "X=1"), ("Env", [None]), ("Labels", {"a": 1}), ("Labels", ["a"]),
+        ("Hostname", 5), ("HostConfig", {"NetworkMode": 1}), ("HostConfig", "x"))])
     def test_configurations_of_wrong_types(self, about, _):
         """None is kept, to spoil the lists."""
         self.stock()
@@ -9566,8 +9567,8 @@ class EmbeddedTest(EmbeddedCase):
     def test_nothing_is_left_of_it(self):
         """No thread and no descriptor once the client is closed, and no socket at all."""
         pydock = module()
-        before, open_files = set(threading.enumerate()), lambda: os.path.isdir("/proc/self/fd") and os.listdir("/proc/self/fd")
-        files = open_files()
+        open_files = lambda: os.path.isdir("/proc/self/fd") and os.listdir("/proc/self/fd")      # noqa
+        before, files = set(threading.enumerate()), open_files()
         with pydock.Client("embedded://" + self.root) as client:
             self.assertEqual(client.images(), [])
             other = client.another()
@@ -9624,7 +9625,7 @@ class ChoiceOfEngineTest(CliCase):
         shelf = Shelf()
         shelf.image("1")
         name = "127.0.0.1:%d/app:1" % self.start(ScriptedEngine(("*", "/v2/.*", shelf), tcp=True)).port
-        self.check(self.run_with(self.nowhere, "pull", name), 0, re.compile("Status: Downloaded newer image for %s\n" % name),
+        self.check(self.run_with(self.nowhere, "pull", name), 0, re.compile("Status: Downloaded newer image for " + name),
                    self.notice % (self.nowhere, self.root))
         self.check(self.run_with(self.nowhere, "images", "--format", "{{.Repository}}:{{.Tag}}"), 0, name + "\n")
 
@@ -9738,8 +9739,8 @@ class DaemonTest(EmbeddedCase):
                      b"\r\nX: y" * 150 + b"\r\n\r\n"):
             got = self.talk(b"POST /v1.41/containers/prune HTTP/1.1" + rest, shut=True)
             self.assertIn(b"400 Bad Request", got, rest[:50])
-        got = self.talk(b"POST /v1.41/auth HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9000000\r\n\r\n" +
-                        b" " * 9000000)
+        got = self.talk(b"POST /v1.41/auth HTTP/1.1\r\nContent-Type: application/json\r\n"
+                        b"Content-Length: 9000000\r\n\r\n" + b" " * 9000000)
         self.assertIn(b"400 Bad Request", got)
         self.assertIn(b"or longer than 8388608 bytes", got)
         self.assertEqual(len(must(api(self.host, "GET", "/containers/json?all=1"))), 2)
@@ -12066,7 +12067,7 @@ class EngineEmbeddedTest(EmbeddedCase):
         log = os.path.join(self.home, "log")
         self.addCleanup(end, spawn(pydock_command() + ["-d", "-G", "", "-H", "unix://" + socket_path], log,
                                    self.env({"DOCKER_HOST": None})))
-        self.assertTrue(wait_until(lambda: answers("unix://" + socket_path) if os.path.exists(socket_path) else False, 20))
+        self.assertTrue(wait_until(lambda: os.path.exists(socket_path) and answers("unix://" + socket_path), 20))
         return "unix://" + socket_path
 
     def test_docker_py_as_client(self):
