@@ -13536,6 +13536,9 @@ class FileTree:
         for number, digest in enumerate(layers):
             entries = []
             for entry, _ in self._entries(number, digest):
+                if max(len(entry.name), len(entry.link)) > 4096:        # no system has such paths
+                    raise DockerError("a layer of the image has a file name that is too long: %s..." % visible(
+                        (entry.link if len(entry.link) > 4096 else entry.name)[:40]))
                 if entry.kind in _VERBS:
                     entries.append((_components("/" + entry.name), entry))
             for parts, entry in entries:        # what the layer takes away was in those below

@@ -9356,6 +9356,19 @@ class EmbeddedTest(EmbeddedCase):
         self.assertEqual(actions.split(), ["load", "tag", "create", "rename", "untag", "untag", "delete", "archive-path",
                                            "destroy", "prune", "prune"])
 
+    def test_names_that_no_system_has(self):
+        """Each folder's whole name is in an archive: those of a deep one would fill a disk."""
+        for name, link in (("/".join("d" * 3000), ""), ("short", "/".join("d" * 3000))):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE if link else tarfile.REGTYPE, link
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                tar.addfile(info)
+            self.load("deep:1", out.getvalue())
+            self.check(self.pydock("create", "--name", "deep", "deep:1", "x"), 0)
+            self.check(self.pydock("export", "deep"), 1, "", re.compile("a file name that is too long: d/d/"))
+            self.check(self.pydock("rm", "deep"), 0)
+
     def test_events_that_were_cut(self):
         self.load()
         with open(os.path.join(self.root, "events.jsonl"), "ab") as file:
@@ -10194,6 +10207,23 @@ class StoreTest(StoreCase):
             with unittest.mock.patch.object(time, "sleep"):
                 self.refused("the image store is damaged", self.store.images)
 
+    def test_an_index_that_is_just_being_written(self):
+        self.load(layered_image("app:1"))
+        path = os.path.join(self.path, "index.json")
+        with open(path, "rb") as file:
+            data = file.read()
+        self.write("store/index.json", data[:50])
+        with unittest.mock.patch.object(time, "sleep", lambda _: self.write("store/index.json", data)):
+            self.assertEqual(self.store.resolve("app:1").names, ["docker.io/library/app:1"])
+
+    def test_a_lock_that_leads_elsewhere(self):
+        self.store.prepare()
+        target = os.path.join(os.path.dirname(self.path), "elsewhere")
+        os.symlink(target, os.path.join(self.path, "lock"))
+        with self.assertRaises(OSError):
+            self.load(layered_image("app:1"))
+        self.assertFalse(os.path.exists(target))
+
     def test_an_index_with_platforms(self):
         one, = self.load(layered_image("one:1"))
         image = self.store.resolve(one)
@@ -10323,6 +10353,22 @@ class StoreArchiveTest(StoreCase):
             self.assertEqual(manifest["RepoTags"], ["app:1", "other:2"])
             for name in [manifest["Config"]] + manifest["Layers"]:
                 self.assertIn(name, names)
+
+    def test_what_is_saved_is_kept(self):
+        identifier, = self.load(layered_image("app:1"))
+        blocks = self.store.save(["app:1"])
+        first = next(blocks)
+        self.store.remove("app:1")
+        self.store.collect()
+        self.assertEqual(self.load(first + b"".join(blocks)), [identifier])
+        self.verify()
+
+    def test_a_failed_load_leaves_nothing(self):
+        layer = archive_of(("a", b"b"))
+        config = json.dumps({"rootfs": {"diff_ids": [digest_of(layer), "sha256:0"]}}).encode()
+        self.refused("invalid diffID for layer 1", self.load, archive_of(
+            ("manifest.json", b'[{"Config": "c", "Layers": ["1", "2"]}]'), ("c", config), ("1", layer), ("2", b"x")))
+        self.assertEqual(self.blobs(), set())
 
     def test_by_id_it_has_no_name(self):
         identifier, = self.load(layered_image("app:1"))
