@@ -10097,6 +10097,10 @@ class StoreTest(StoreCase):
         with self.store.ingest(digest, len(data)) as blob:
             blob.write(data[:100000])
         self.assertFalse(self.store.has_blob(digest))
+        with self.store.ingest(digest_of(b"small")) as blob:
+            blob.write(b"too much")
+        with self.store.ingest(digest_of(b"small"), 5) as blob:
+            self.assertEqual(blob.offset, 0)
         with self.store.ingest(digest, len(data)) as blob:
             self.assertEqual(blob.offset, 100000)
             blob.write(data[100000:])
@@ -10236,6 +10240,8 @@ class StoreTest(StoreCase):
             json.dump({"manifests": [{"mediaType": self.pydock.OCI_INDEX, "digest": digest, "size": len(data), "annotations": {
                 "org.opencontainers.image.ref.name": "multi:1"}}]}, file)
         self.assertEqual(self.store.resolve("multi:1").manifest, image.manifest)
+        with open(os.path.join(self.path, "cache.json")) as file:       # which one it means may change
+            self.assertNotIn(digest, json.load(file))
         self.assertEqual(self.store.collect(), 0)
         self.assertEqual(self.verify(), ["docker.io/library/multi:1"])
         self.store.remove("multi:1")
@@ -10363,6 +10369,11 @@ class StoreArchiveTest(StoreCase):
         self.assertEqual(self.load(first + b"".join(blocks)), [identifier])
         self.verify()
 
+    def test_what_is_loaded_is_kept(self):
+        archive = layered_image("app:1")
+        self.store.load(iter([archive]), lambda message: self.store.collect())
+        self.assertEqual(self.verify(), ["docker.io/library/app:1"])
+
     def test_a_failed_load_leaves_nothing(self):
         layer = archive_of(("a", b"b"))
         config = json.dumps({"rootfs": {"diff_ids": [digest_of(layer), "sha256:0"]}}).encode()
@@ -10441,6 +10452,8 @@ class StoreArchiveTest(StoreCase):
                 (b'{"rootfs": {"diff_ids": []}, "history": [null]}', "c is no configuration"),
                 (b'{"rootfs": {"diff_ids": []}, "config": {"Env": 5}}', "c is no configuration"),
                 (b'{"rootfs": {"diff_ids": []}, "history": [{"created_by": [1]}]}', "c is no configuration"))],
+          (archive_of(("manifest.json", b'[{"Config": "c", "Layers": ["l"]}]'), ("l", __import__("bz2").compress(b"layer")), (
+              "c", b'{"rootfs": {"diff_ids": ["%s"]}}' % digest_of(b"layer").encode())), "packed with bzip2 are not understood"),
           (archive_of(("manifest.json", b'[{"Config": "c", "RepoTags": ["x@sha256:%s"]}]' % (b"0" * 64)), (
               "c", b'{"rootfs": {"diff_ids": []}}')), "invalid tag"))
     def test_bad_archives(self, archive, words):
