@@ -69,8 +69,8 @@ ERROR_BODY_LIMIT = MIB                  # of an error answer
 ANSWER_LIMIT = 512 * MIB                # of an answer that is decoded in memory
 JSON_TYPE = "application/json"
 TAR_TYPE = "application/x-tar"
-NO_PROCESSES = ("pydock's own engine keeps images and runs no processes: start Docker or Podman, or name an engine that "
-                "runs with -H or DOCKER_HOST")
+NO_PROCESSES = ("pydock's own engine keeps images and runs no processes: start Docker or Podman, or name an engine "
+                "that runs with -H or DOCKER_HOST")
 
 
 class DockerError(Exception):
@@ -10339,7 +10339,8 @@ class Registry:
                             raise self._refusal(answer, method)
                         refusal = self._refusal(answer, method)
                         try:
-                            self._authorize(_challenges(answer.headers.get_all("WWW-Authenticate")), scope, secret, refusal)
+                            self._authorize(_challenges(answer.headers.get_all("WWW-Authenticate")), scope, secret,
+                                            refusal)
                         except RegistryError as error:
                             if error is refusal:
                                 raise
@@ -10433,7 +10434,7 @@ class Registry:
             return secret
 
     def _authorize(self, challenges, scope, refused, refusal):
-        """Answer a challenge, unless another thread did so since `refused` was sent; the `refusal`, if that is no use."""
+        """Answer a challenge, unless another thread did so since `refused` was sent; `refusal` if that is no use."""
         with self._lock:
             secret, until = self._tokens.get(scope) or self._tokens.get("*") or ("", 0)
             if secret != refused and time.monotonic() < until:
@@ -11343,11 +11344,11 @@ def familiar(name: str) -> str:
 
 # What others rely on in an index, a configuration, and docker's `manifest.json`: see `_has_shape`.
 _INDEX_SHAPE = {"manifests": [{"digest": str, "mediaType": str, "annotations": {"": str}}]}
-_SETTINGS_SHAPE = {"Env": [str], "Cmd": [str], "Entrypoint": [str], "OnBuild": [str], "Labels": {"": str}, "Volumes": {"": {}},
-                   "ExposedPorts": {"": {}}, "User": str, "WorkingDir": str, "StopSignal": str}
-_CONFIG_SHAPE = dict(dict.fromkeys("created os architecture variant os.version author comment docker_version".split(), str),
-                     config=_SETTINGS_SHAPE, rootfs={"diff_ids": [str]},
-                     history=[{"created": str, "created_by": str, "comment": str}])
+_SETTINGS_SHAPE = {"Env": [str], "Cmd": [str], "Entrypoint": [str], "OnBuild": [str], "Labels": {"": str},
+                   "Volumes": {"": {}}, "ExposedPorts": {"": {}}, "User": str, "WorkingDir": str, "StopSignal": str}
+_CONFIG_SHAPE = dict(
+    dict.fromkeys("created os architecture variant os.version author comment docker_version".split(), str),
+    config=_SETTINGS_SHAPE, rootfs={"diff_ids": [str]}, history=[{"created": str, "created_by": str, "comment": str}])
 _ARCHIVE_SHAPE = [{"Config": str, "Layers": [str], "RepoTags": [str]}]
 
 
@@ -11374,11 +11375,11 @@ def _entry_name(entry):
 class ImageStore:
     """Images in an OCI image layout at `path`, shared by threads and processes, whenever any of them is killed.
 
-    `index.json` has one entry for each reference, with its full name (`docker.io/library/busybox:latest`, or `…@sha256:…`
-    for the digest under which an image came), and one without a name for an image that has no reference.  A blob is
-    written under `ingest`, verified, and renamed into `blobs`; the index is replaced as a whole, under a lock.  Files in
-    `leases`, locked by processes that live, list blobs that are not collected though nothing refers to them yet.
-    `roots()` gives further manifests that are in use.
+    `index.json` has one entry for each reference, with its full name (`docker.io/library/busybox:latest`, or
+    `…@sha256:…` for the digest under which an image came), and one without a name for an image that has no reference.
+    A blob is written under `ingest`, verified, and renamed into `blobs`; the index is replaced as a whole, under a
+    lock.  Files in `leases`, locked by processes that live, list blobs that are not collected though nothing refers to
+    them yet.  `roots()` gives further manifests that are in use.
     """
 
     def __init__(self, path: str, roots=tuple):
@@ -11396,7 +11397,8 @@ class ImageStore:
                 write_atomically(layout, b'{"imageLayoutVersion":"1.0.0"}', 0o644)
             with open(layout, "rb") as file:
                 if not re.search(rb'"imageLayoutVersion"\s*:\s*"1\.', file.read(1024)):
-                    raise DockerError("cannot use the image store: %s names no version 1 of the OCI image layout" % layout)
+                    raise DockerError("cannot use the image store: %s names no version 1 of the OCI image layout" % (
+                        layout))
         except OSError as error:
             raise DockerError("cannot use the image store: " + path_error_text(error, "mkdir"))
         try:
@@ -11499,7 +11501,8 @@ class ImageStore:
 
     def _manifest(self, entry):
         """The manifest that an index' entry, or another descriptor, names."""
-        return Manifest(self.read_blob(entry["digest"]), entry.get("mediaType") or "", entry["digest"].partition(":")[0])
+        digest = entry["digest"]
+        return Manifest(self.read_blob(digest), entry.get("mediaType") or "", digest.partition(":")[0])
 
     def _about(self, entry):
         """What the list says of an entry's image, from its manifest and configuration; None if there is none."""
@@ -11626,8 +11629,8 @@ class ImageStore:
                 gone = references
             else:
                 if user and is_single and not force:
-                    raise ApiError(409, 'conflict: unable to remove repository reference %s (must force) - container %s is '
-                                   "using its referenced image %s" % (go_quote(name), user[:12], image.id[7:19]))
+                    raise ApiError(409, "conflict: unable to remove repository reference %s (must force) - container "
+                                   "%s is using its referenced image %s" % (go_quote(name), user[:12], image.id[7:19]))
                 gone = [full_name(name)]
                 repository = parse_reference(gone[0]).name
                 if "@" not in gone[0] and not any(other.startswith(repository + ":") for other in image.names
@@ -11663,7 +11666,8 @@ class ImageStore:
             for digest in {entry["digest"] for entry in kept} | set(self.roots()):
                 other = about.get(digest) or self._about({"digest": digest})
                 used.update(self._chain_ids(other["id"]) if other else ())
-            out += [{"Deleted": digest} for digest in [image.id] + [chain for chain in chains[::-1] if chain not in used]]
+            out += [{"Deleted": digest}
+                    for digest in [image.id] + [chain for chain in chains[::-1] if chain not in used]]
         self._sweep(kept, candidates)
         return out
 
@@ -11672,7 +11676,8 @@ class ImageStore:
         chain = []
         try:
             for diff_id in _diff_ids(self, identifier):
-                chain.append("sha256:" + _digest_of(("%s %s" % (chain[-1], diff_id)).encode("utf-8")) if chain else diff_id)
+                chain.append("sha256:" + _digest_of(("%s %s" % (chain[-1], diff_id)).encode("utf-8")) if chain else
+                             diff_id)
         except DockerError:
             pass                        # it is damaged: what matters is that it can go
         return chain
@@ -11692,12 +11697,12 @@ class ImageStore:
                         freed += os.stat(path).st_size
                         os.unlink(path)
             for name in os.listdir(self.path):
-                if re.match(r"(index\.json|cache\.json|oci-layout|events\.jsonl).", name):         # a killed process was about to replace it
-                    os.unlink(os.path.join(self.path, name))
+                if re.match(r"(index\.json|cache\.json|events\.jsonl).", name):
+                    os.unlink(os.path.join(self.path, name))    # a killed process was about to replace that file
             return freed
 
     def _sweep(self, entries, candidates):
-        """Remove those blobs of `candidates` that neither the index' entries nor anybody else needs: the bytes freed."""
+        """Remove those blobs of `candidates` that neither the entries nor anybody else needs: the bytes freed."""
         used, freed = self._leased(), 0
         for digest in [entry["digest"] for entry in entries] + list(self.roots()):
             self._reach(digest, used)
@@ -11767,7 +11772,8 @@ class ImageStore:
             repository = parse_reference(name)
             if not repository.suffix:
                 images, names, _ = self._catalog()
-                found = [full for full in sorted(names) if full.startswith((repository.name + ":", repository.name + "@"))]
+                found = [full for full in sorted(names)
+                         if full.startswith((repository.name + ":", repository.name + "@"))]
                 if found:
                     return [(full if "@" not in full else "", self.resolve(full)) for full in found]
         except DockerError:
@@ -11884,10 +11890,15 @@ class ImageStore:
             if len(diff_ids) != len(paths):
                 raise DockerError("invalid manifest, layers length mismatch: expected %d, got %d" % (
                     len(diff_ids), len(paths)))
-            known = self._catalog()[0].get(digest)
-            if known and known.is_whole:
-                yield names, known.manifest, digest
-                continue
+            try:
+                known = self._catalog()[0].get(digest)
+                if known:
+                    lease.add(*known.blobs)
+                    if known.is_whole:
+                        yield names, known.manifest, digest
+                        continue
+            except DockerError:
+                pass                    # it is damaged, or somebody has just removed it
             layers = []
             for i, path in enumerate(paths):
                 layer, place = members.find(path)
@@ -11976,8 +11987,9 @@ class ImageStore:
                "Comment": config.get("comment") or history[-1].get("comment") or "", "Created": image.created,
                "Container": "", "ContainerConfig": {key: value for key, value in _CONFIG_FIELDS.items()
                                                     if value is not _ABSENT},
-               "DockerVersion": config.get("docker_version") or "", "Author": config.get("author") or "", "Config": shown,
-               "Architecture": config.get("architecture") or "", "Variant": config.get("variant") or "",
+               "DockerVersion": config.get("docker_version") or "", "Author": config.get("author") or "",
+               "Config": shown, "Architecture": config.get("architecture") or "",
+               "Variant": config.get("variant") or "",
                "Os": config.get("os") or "", "OsVersion": config.get("os.version") or "", "Size": image.size,
                "VirtualSize": image.size, "GraphDriver": {"Data": None, "Name": "oci"},
                "RootFS": {"Type": "layers", "Layers": (config.get("rootfs") or {}).get("diff_ids") or []},
@@ -11992,8 +12004,8 @@ class ImageStore:
                 created = int(parse_rfc3339(step.get("created") or "") // 1)
             except (ValueError, TypeError):
                 created = -62135596800              # Go's zero time
-            out.insert(0, {"Id": "<missing>", "Created": created, "CreatedBy": step.get("created_by") or "", "Tags": None,
-                           "Size": sizes.pop(0) if sizes and not step.get("empty_layer") else 0,
+            out.insert(0, {"Id": "<missing>", "Created": created, "CreatedBy": step.get("created_by") or "",
+                           "Tags": None, "Size": sizes.pop(0) if sizes and not step.get("empty_layer") else 0,
                            "Comment": step.get("comment") or ""})
         for step in out[:1]:
             step.update(Id=image.id, Tags=list(map(familiar, image.names)) or None)
@@ -12056,7 +12068,8 @@ class _Members:
             if entry.kind != b"0":
                 continue
             match = re.match(r"blobs/(sha256|sha512)/([0-9a-f]+)\Z", name)
-            path, found = os.path.join(lease.folder(), str(len(paths))), hashlib.new(match.group(1) if match else "sha256")
+            path = os.path.join(lease.folder(), str(len(paths)))
+            found = hashlib.new(match.group(1) if match else "sha256")
             with open(path, "wb", 0) as file:
                 left = entry.size
                 while left:
@@ -12280,7 +12293,7 @@ def _exposed(word):
 
 
 def apply_changes(config: dict, changes) -> dict:
-    """A configuration with the instructions of `--change` carried out; ApiError in the engine's words for a wrong one."""
+    """A configuration with the instructions of `--change` carried out; ApiError for a wrong one."""
     config, instructions = dict(config), read_dockerfile("\n".join(changes))
     if not instructions and changes:
         raise ApiError(400, "file with no instructions")
@@ -12306,7 +12319,8 @@ def apply_changes(config: dict, changes) -> dict:
         elif word == "LABEL":
             config["Labels"] = dict(config.get("Labels") or {}, **dict(_pairs(word, rest, variables)))
         elif word == "EXPOSE":
-            ports = [port for text in rest.split() for part in _expand(text, variables).split() for port in _exposed(part)]
+            ports = [port for text in rest.split() for part in _expand(text, variables).split()
+                     for port in _exposed(part)]
             config["ExposedPorts"] = dict(config.get("ExposedPorts") or {}, **{port: {} for port in ports})
         elif word == "VOLUME":
             volumes = [_expand(path, variables).strip() for path in _command(rest, shell=False)]
@@ -12343,8 +12357,8 @@ def apply_changes(config: dict, changes) -> dict:
 
 MINIMUM_API_VERSION = "1.24"
 _CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z"
-_NO_SWARM = 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to ' \
-            "swarm and try again."
+_NO_SWARM = ('This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node '
+             "to swarm and try again.")
 _ROUTES = [line.split() for line in """
     GET    /_ping                    ping
     GET    /version                  version
@@ -12419,11 +12433,12 @@ _NEW_STATE = {"Status": "created", "Running": False, "Paused": False, "Restartin
               "FinishedAt": "0001-01-01T00:00:00Z"}
 _FILTER_VALUES = {"status": "created|running|paused|restarting|removing|exited|dead", "exited": "-?[0-9]{1,9}",
                   "health": "none|starting|healthy|unhealthy"}
-_ADJECTIVES = ("amber bold brave bright calm clever crisp dapper eager fair fond gentle glad grand happy keen kind lively "
-               "lucid merry mild neat noble plain proud quick quiet rapid sharp shy sober solid sunny tidy vivid warm wise")
-_NOUNS = ("acorn anchor badger beacon birch brook canyon cedar cliff comet coral crane dune ember falcon fern fjord gale "
-          "glade harbor heron island jetty kestrel lagoon lantern maple meadow otter pebble quarry raven reef sparrow "
-          "summit thicket willow")
+_ADJECTIVES = ("amber bold brave bright calm clever crisp dapper eager fair fond gentle glad grand happy keen kind "
+               "lively lucid merry mild neat noble plain proud quick quiet rapid sharp shy sober solid sunny tidy "
+               "vivid warm wise")
+_NOUNS = ("acorn anchor badger beacon birch brook canyon cedar cliff comet coral crane dune ember falcon fern fjord "
+          "gale glade harbor heron island jetty kestrel lagoon lantern maple meadow otter pebble quarry raven reef "
+          "sparrow summit thicket willow")
 
 
 class Request:
@@ -12764,8 +12779,8 @@ class Engine:
             "IndexServerAddress": INDEX_SERVER, "RegistryConfig": {
                 "InsecureRegistryCIDRs": ["127.0.0.0/8"], "Mirrors": settings.get("registry-mirrors") or [],
                 "IndexConfigs": {INDEX_NAME: {"Name": INDEX_NAME, "Mirrors": [], "Secure": True, "Official": True}}},
-            "DockerRootDir": self.root, "Name": platform.node(), "Labels": [], "ExperimentalBuild": False, "Debug": False,
-            "ServerVersion": "pydock %s, embedded engine" % __version__, "SecurityOptions": [],
+            "DockerRootDir": self.root, "Name": platform.node(), "Labels": [], "ExperimentalBuild": False,
+            "Debug": False, "ServerVersion": "pydock %s, embedded engine" % __version__, "SecurityOptions": [],
             "Swarm": {"LocalNodeState": "inactive"}, "LiveRestoreEnabled": False,
             "Warnings": ["WARNING: " + NO_PROCESSES]}
 
@@ -12822,7 +12837,7 @@ class Engine:
     def _follow(self, request, since, until, filters):
         """Yield the lines of events, those of the past first, as long as the client listens."""
         path, file = os.path.join(self.root, "events.jsonl"), None
-        latest = int(time.time() * 1e9) if since != since and until != until else 0     # a time that is none, not itself
+        latest = int(time.time() * 1e9) if since != since and until != until else 0     # NaN, no time, is not itself
         yield b""                       # the head of the answer goes out at once
         try:
             while True:
@@ -12863,8 +12878,9 @@ class Engine:
         names, digests = list(map(familiar, image.names)), list(map(familiar, image.digests))
         if request.version < (1, 43) and not names:
             names, digests = ["<none>:<none>"], digests or ["<none>@<none>"]
-        row = {"Id": image.id, "ParentId": "", "RepoTags": names, "RepoDigests": digests, "Created": _seconds(image.created),
-               "Size": image.size, "SharedSize": -1, "Labels": image.labels or None, "Containers": -1}
+        row = {"Id": image.id, "ParentId": "", "RepoTags": names, "RepoDigests": digests,
+               "Created": _seconds(image.created), "Size": image.size, "SharedSize": -1, "Labels": image.labels or None,
+               "Containers": -1}
         return dict(row, VirtualSize=image.size) if request.version < (1, 44) else row
 
     def _images(self, request):
@@ -12872,9 +12888,8 @@ class Engine:
         images = self.store.images()
         for name in ("before", "since"):
             for value in filters.get(name, ()):
-                limit = _seconds(self.store.resolve(value).created, exact=True)
-                images = [image for image in images if (_seconds(image.created, exact=True) < limit if name == "before" else
-                                                        _seconds(image.created, exact=True) > limit)]
+                limit, sign = _seconds(self.store.resolve(value).created, exact=True), 1 if name == "since" else -1
+                images = [image for image in images if sign * (_seconds(image.created, exact=True) - limit) > 0]
         patterns = [re.compile(_glob_regex(pattern) + r"\Z") for pattern in filters.get("reference", ())]
         rows = []
         for image in images:
@@ -12911,8 +12926,8 @@ class Engine:
                 platform = "/".join(filter(None, map(about.get, ("os", "architecture", "variant"))))
             key = _platform_key(*(normal_platform(platform).split("/") + [""])[:3])
             if key != _platform_key(*(image.platform.split("/") + ["", ""])[:3]):
-                raise NotFound(404, "image with reference %s was found but does not provide the specified platform (%s)" % (
-                    name, platform))
+                raise NotFound(404, "image with reference %s was found but does not provide the specified platform "
+                               "(%s)" % (name, platform))
         return image
 
     def _history(self, request, name):
@@ -12932,6 +12947,13 @@ class Engine:
 
     def _image_event(self, action, image, name, identifier=""):
         self.emit("image", action, identifier or image.id, dict(image.labels, name=name))
+
+    def _event_of(self, action, wanted, name, identifier=""):
+        """`_image_event` for what has come or gone, though somebody else may have removed the image since."""
+        try:
+            self._image_event(action, self.store.resolve(wanted), name, identifier)
+        except NotFound:
+            pass
 
     def _remove_image(self, request, name):
         users = {container["Image"]: container["Id"] for container in self._all_containers()}
@@ -12954,8 +12976,11 @@ class Engine:
         gone, sizes = [], {}
         for image in self.store.images():
             if image.id not in users and not (image.names and dangling is not False) and self._passes(image, filters):
-                sizes.update((digest, os.path.getsize(self.store.blob_path(digest))) for digest in image.blobs
-                             if self.store.has_blob(digest))
+                try:
+                    sizes.update((digest, os.path.getsize(self.store.blob_path(digest))) for digest in image.blobs
+                                 if self.store.has_blob(digest))
+                except (DockerError, FileNotFoundError):
+                    pass                # it is damaged, or somebody else was faster
                 try:
                     gone += self._removed(image, self.store.remove(image.id, True, names=image.names))
                 except ApiError:
@@ -12980,8 +13005,7 @@ class Engine:
         with Registry(reference.domain, request.auth()) as registry:
             pulled = pull_image(registry, reference, platform, self.store, report, not reference.suffix)
         for one in pulled[-1:]:
-            self._image_event("pull", self.store.resolve(full_name(one)), reference.familiar_name,
-                              familiar(str(reference)))
+            self._event_of("pull", full_name(one), reference.familiar_name, familiar(str(reference)))
 
     def _import(self, request, report):
         source, name = request.get("fromSrc"), request.get("repo")
@@ -13026,7 +13050,7 @@ class Engine:
         with Registry(reference.domain, request.auth()) as registry:
             for one in chosen:
                 push_image(registry, one, self.store, report)
-        self._image_event("push", self.store.resolve(str(one)), reference.familiar_name, familiar(str(reference)))
+        self._event_of("push", str(one), reference.familiar_name, familiar(str(reference)))
 
     def _save(self, request, name=""):
         names = [name] if name else [part for text in request.query.get("names", ()) for part in text.split(",")]
@@ -13044,7 +13068,7 @@ class Engine:
                                   report(message))
             _read_on(archive)
             for identifier in ids:
-                self._image_event("load", self.store.resolve(identifier), identifier)
+                self._event_of("load", identifier, identifier)
         return Response(work=work)
 
     # -- registries ----------------------------------------------------------------------------------------------------
@@ -13130,8 +13154,8 @@ class Engine:
                 prefix, "/" * bool(prefix) + name))
         for other in self._all_containers():
             if other["Name"] == "/" + name:
-                raise ApiError(409, '%sConflict. The container name "/%s" is already in use by container "%s". You have to '
-                               "remove (or rename) that container to be able to reuse that name." % (
+                raise ApiError(409, '%sConflict. The container name "/%s" is already in use by container "%s". You '
+                               "have to remove (or rename) that container to be able to reuse that name." % (
                                    prefix, name, other["Id"]))
 
     def _create_container(self, request):
@@ -13195,14 +13219,16 @@ class Engine:
                  and _any(filters, "health", lambda value: value == "none")
                  and not any(filters.get(name) for name in ("exited", "network", "volume", "publish", "expose"))
                  and not _bool_filter(filters, "is-task")]
-        return [self._container_row(container, request.flag("size")) for container in found[:limit if limit > 0 else None]]
+        return [self._container_row(container, request.flag("size"))
+                for container in found[:limit if limit > 0 else None]]
 
     def _container_row(self, container, size=True):
         config = container["Config"]
         row = {"Id": container["Id"], "Names": [container["Name"]], "Image": config["Image"],
                "ImageID": container["Image"], "Command": " ".join(_command_of(config)),
                "Created": _seconds(container["Created"]), "Ports": [], "Labels": config.get("Labels") or {},
-               "State": "created", "Status": "Created", "HostConfig": {"NetworkMode": container["HostConfig"]["NetworkMode"]},
+               "State": "created", "Status": "Created",
+               "HostConfig": {"NetworkMode": container["HostConfig"]["NetworkMode"]},
                "NetworkSettings": {"Networks": {}}, "Mounts": []}
         return dict(row, SizeRw=0, SizeRootFs=container["Size"]) if size else row
 
@@ -13448,7 +13474,7 @@ def _is_wanted(event, filters):
             and _any(filters, "container", lambda value: event["Type"] == "container" and (
                 value == name or value and identifier.startswith(value)))
             and _has_labels(attributes, filters)
-            and not any(filters.get(kind) for kind in ("network", "volume", "plugin", "service", "node", "secret", "config")))
+            and not any(map(filters.get, ("network", "volume", "plugin", "service", "node", "secret", "config"))))
 
 
 def _check_types(config):
@@ -13472,7 +13498,8 @@ def _container_config(given, image, identifier):
     if config["Entrypoint"] == [""]:
         config["Entrypoint"] = None
     names = {text.partition("=")[0] for text in config["Env"] or ()}
-    config["Env"] = (config["Env"] or []) + [text for text in image.get("Env") or () if text.partition("=")[0] not in names]
+    config["Env"] = (config["Env"] or []) + [
+        text for text in image.get("Env") or () if text.partition("=")[0] not in names]
     for key in ("User", "WorkingDir", "StopSignal", "Healthcheck", "Shell"):
         if not config.get(key) and image.get(key):
             config[key] = image[key]

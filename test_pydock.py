@@ -9369,6 +9369,30 @@ class EmbeddedTest(EmbeddedCase):
             self.check(self.pydock("export", "deep"), 1, "", re.compile("a file name that is too long: d/d/"))
             self.check(self.pydock("rm", "deep"), 0)
 
+    def test_somebody_else_is_faster(self):
+        """An image that another process removes while it is loaded, or while this one is about to remove it."""
+        pydock, remove = module(), module().ImageStore.remove
+
+        def twice(store, name, *args):
+            remove(store, name, *args)
+            return remove(store, name, *args)
+
+        def gone(store, name):
+            raise pydock.NotFound(404, "No such image")
+
+        with pydock.Client("embedded://" + self.root) as client:
+            with unittest.mock.patch.object(pydock.ImageStore, "resolve", gone):
+                with client.load_image(iter([image_archive("app:1", *LAYERS)])) as answer:
+                    self.assertNotIn(b"error", answer.read())
+            with unittest.mock.patch.object(pydock.ImageStore, "remove", twice):
+                pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
+            self.assertEqual((pruned["ImagesDeleted"], client.images()), (None, []))
+            store = pydock.ImageStore(self.root)
+            identifier, = store.load(iter([image_archive("app:1", *LAYERS)]), str)
+            os.truncate(store.blob_path(store.resolve(identifier).blobs[0]), 5)
+            pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
+            self.assertIn({"Deleted": identifier}, pruned["ImagesDeleted"])
+
     def test_events_that_were_cut(self):
         self.load()
         with open(os.path.join(self.root, "events.jsonl"), "ab") as file:
@@ -10734,7 +10758,7 @@ class StoreSharingTest(StoreCase):
         self.load(layered_image("app:1"))
         with self.store.keep() as lease:
             self.write("store/ingest/%s/1" % os.path.basename(lease.folder()), b"alive")
-            for name in ("leases/dead", "ingest/dead/1", "oci-layoutabc", "index.jsonabc", "events.jsonlabc"):
+            for name in ("leases/dead", "ingest/dead/1", "cache.jsonabc", "index.jsonabc", "events.jsonlabc"):
                 os.makedirs(os.path.dirname(os.path.join(self.path, name)), exist_ok=True)
                 self.write("store/" + name, b"left")
             self.store.remove("app:1")
