@@ -1959,7 +1959,7 @@ def comparison(theirs, ours):
 
 def help_layout(text):
     """The skeleton of a help text: usage, headings, command and flag columns, without the prose."""
-    kept, section, width = [], "", 0
+    kept, section = [], ""
     for line in text.splitlines():
         if re.match(r"\S.*:$", line):
             section = line
@@ -7458,15 +7458,8 @@ class BuildKitTest(BuildCase):
 
 
 # ======================================================================================================
-# Commands, on real engines
+# Archives, and cp
 # ======================================================================================================
-
-# version and info: the client's block is its own; runtimes come in no order; podman makes up a new ID each time
-SERVER = OWN_CLIENT + (
-          replaced(r"(?m)^ ID: [0-9a-f]{8}-[0-9a-f-]*$", " ID: UUID"),
-          lambda text: re.sub(r"(?m)^ Runtimes: (.*)$",
-                              lambda found: " Runtimes: " + " ".join(sorted(found.group(1).split())), text))
-
 
 # docker's log of how it lets go of an archive that it has begun
 CLOSED_PIPE = replaced(r'(?m)^time="[^"]*" level=error msg="Can\'t (?:add|close) .*closed pipe"\n', "")
@@ -7825,6 +7818,10 @@ class ExtractTest(CliCase):
         self.check(self.extract(engine.calls()[-1].body), 0, "", "")
         self.assertEqual(tree(os.path.join(self.home, "out", "top")), tree(top))
 
+
+# ======================================================================================================
+# Registries: scripted, and the real one
+# ======================================================================================================
 
 OCI = "application/vnd.oci.image."
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -9257,703 +9254,8 @@ class RealRegistryTest(RegistryCase):
 
 
 # ======================================================================================================
-# The embedded engine: in process, and as a daemon (no other engine needed)
+# The image store
 # ======================================================================================================
-
-def image_archive(name, *layers, config=None, pack=None):
-    """A `docker save` archive of an image whose layers are these archives; `pack` compresses them."""
-    diffs = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
-    about = json.dumps({"architecture": "amd64", "os": "linux", "created": "2020-01-02T03:04:05Z",
-                        "config": config or {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {"made": "by hand"}},
-                        "rootfs": {"type": "layers", "diff_ids": diffs},
-                        "history": [{"created": "2020-01-02T03:04:05Z", "created_by": "layer %d" % i}
-                                    for i in range(len(layers))]}).encode()
-    names = ["%d/layer.tar" % i for i in range(len(layers))]
-    entries = [(path, (pack or bytes)(layer)) for path, layer in zip(names, layers)]
-    manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": names}]).encode()
-    return tar_of(("config.json", about), ("manifest.json", manifest), *entries)
-
-
-FOLDER, SYMLINK, HARDLINK = b"5", b"2", b"1"
-LAYERS = (
-    tar_of(("etc", FOLDER), ("etc/passwd", b"root\n", {"uid": 3, "gid": 7, "mode": 0o4755}), ("etc/old", b"old"),
-           ("gone", FOLDER), ("gone/a", b"a"), ("opaque", FOLDER), ("opaque/lower", b"l"), ("keep", FOLDER),
-           ("keep/lower", b"l"), ("etc/hard", HARDLINK, {"linkname": "etc/passwd"}), ("turns", b"file")),
-    tar_of(("etc/.wh.old", b""), (".wh.gone", b""), ("opaque/new", b"n"), ("opaque/.wh..wh..opq", b""),
-           ("keep/upper", b"u"), ("abs", SYMLINK, {"linkname": "/etc"}), ("up", SYMLINK, {"linkname": "../../etc/passwd"}),
-           ("chain", SYMLINK, {"linkname": "abs/hard"}), ("loop", SYMLINK, {"linkname": "loop"}), ("pipe", b"6"),
-           ("null", b"3", {"devmajor": 1, "devminor": 3}), ("turns", FOLDER), ("turns/into", b"a folder")),
-    tar_of(("./etc/passwd", b"newer root\n"), ("implied/by/path", b"x"), ("gone", FOLDER), ("gone/again", b"g"),
-           ("big", b"0123456789abcdef" * 40000), ("../../outside", b"stays in"), ("cross", HARDLINK, {"linkname": "keep/upper"}),
-           ("dangling", SYMLINK, {"linkname": "no/where"})))
-
-
-class EmbeddedCase(CliCase):
-    """pydock with its own engine, in process, on a store of the test's own."""
-
-    host = "embedded://"
-
-    def setUp(self):
-        super().setUp()
-        self.root = os.path.join(self.folder(), "store")
-        self.extra_env = {"PYDOCK_ROOT": self.root}
-
-    _template = []
-
-    def stock(self):
-        """Fills the store: the image app:1 of LAYERS, also as app:2, a later image other:1, the containers box and two."""
-        if not self._template:
-            root = os.path.join(scratch_folder("stock", shared=True), "store")
-            with module().Client("embedded://" + root) as client:
-                with client.load_image(iter([image_archive("app:1", *LAYERS)])) as answer:
-                    answer.read()
-                list(client.import_image(iter([LAYERS[0]]), "other:1"))
-                client.tag("app:1", "app", "2")
-                client.create_container({"Image": "app:1", "Labels": {"a": "1"}}, "box")
-                client.create_container({"Image": "app:1"}, "two")
-            self._template.append(root)
-        shutil.copytree(self._template[0], self.root)
-
-    def load(self, name="app:1", *layers, **options):
-        self.check(self.pydock("load", input=image_archive(name, *(layers or LAYERS), **options)), 0,
-                   re.compile("(^|\n)Loaded image: %s\n$" % name))
-
-    def members(self, data):
-        """{name: (type, contents or link, mode, uid)} of an archive."""
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            return {info.name.rstrip("/") or "/": (
-                info.type, tar.extractfile(info).read() if info.isreg() else info.linkname, info.mode, info.uid)
-                for info in tar}
-
-
-class EmbeddedTest(EmbeddedCase):
-    """Images and containers that never run, as the command line sees them."""
-
-    def test_a_day_in_its_life(self):
-        self.load()
-        self.check(self.pydock("tag", "app:1", "localhost:5000/x/y:2"), 0, "")
-        self.check(self.pydock("images", "--format", "{{.Repository}}:{{.Tag}}"), 0, "app:1\nlocalhost:5000/x/y:2\n")
-        self.check(self.pydock("history", "--format", "{{.CreatedBy}}", "app:1"), 0, "layer 2\nlayer 1\nlayer 0\n")
-        self.check(self.pydock("inspect", "-f", "{{.Os}} {{.Config.Labels}} {{.RepoTags}}", "app:1"), 0,
-                   "linux map[made:by hand] [app:1 localhost:5000/x/y:2]\n")
-        made = self.check(self.pydock("create", "--name", "box", "-l", "a=b", "-e", "X=1", "app:1", "run", "me"), 0).stdout
-        self.check(self.pydock("ps", "-q"), 0, "")
-        self.check(self.pydock("ps", "-qf", "since=box"), 0, "")
-        self.check(self.pydock("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Command}} {{.Status}}"), 0,
-                   '%s box "run me" Created\n' % made.strip())
-        self.check(self.pydock("inspect", "-f", "{{.Config.Env}} {{.Config.Labels}} {{.Path}} {{.State.Status}}", "box"), 0,
-                   "[X=1 PATH=/bin] map[a:b made:by hand] run created\n")
-        self.check(self.pydock("rename", "box", "case"), 0, "")
-        self.check(self.pydock("rmi", "localhost:5000/x/y:2"), 0, "Untagged: localhost:5000/x/y:2\n")
-        self.check(self.pydock("rmi", "app:1"), 1, "", re.compile(
-            r'conflict: unable to remove repository reference "app:1" \(must force\) - container %s' % made[:12]))
-        self.check(self.pydock("rmi", "-f", "app:1"), 0, re.compile("Untagged: app:1\nDeleted: "))
-        self.check(self.pydock("cp", "case:/etc/hard", "-", binary=True), 0)      # its files are still there
-        self.check(self.pydock("system", "prune", "-f"), 0, re.compile("Deleted Containers:\n" + made))
-        left = [name for base, _, names in os.walk(os.path.join(self.root, "blobs")) for name in names]
-        self.assertEqual(left, [])
-        actions = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
-        self.assertEqual(actions.split(), ["load", "tag", "create", "rename", "untag", "untag", "delete", "archive-path",
-                                           "destroy", "prune", "prune"])
-
-    def test_names_that_no_system_has(self):
-        """Each folder's whole name is in an archive: those of a deep one would fill a disk."""
-        for name, link in (("/".join("d" * 3000), ""), ("short", "/".join("d" * 3000))):
-            info = tarfile.TarInfo(name)
-            info.type, info.linkname = tarfile.SYMTYPE if link else tarfile.REGTYPE, link
-            out = io.BytesIO()
-            with tarfile.open(fileobj=out, mode="w") as tar:
-                tar.addfile(info)
-            self.load("deep:1", out.getvalue())
-            self.check(self.pydock("create", "--name", "deep", "deep:1", "x"), 0)
-            self.check(self.pydock("export", "deep"), 1, "", re.compile("a file name that is too long: d/d/"))
-            self.check(self.pydock("rm", "deep"), 0)
-
-    def test_somebody_else_is_faster(self):
-        """An image that another process removes while it is loaded, or while this one is about to remove it."""
-        pydock, remove = module(), module().ImageStore.remove
-
-        def twice(store, name, *args):
-            remove(store, name, *args)
-            return remove(store, name, *args)
-
-        def gone(store, name):
-            raise pydock.NotFound(404, "No such image")
-
-        with pydock.Client("embedded://" + self.root) as client:
-            with unittest.mock.patch.object(pydock.ImageStore, "resolve", gone):
-                with client.load_image(iter([image_archive("app:1", *LAYERS)])) as answer:
-                    self.assertNotIn(b"error", answer.read())
-            with unittest.mock.patch.object(pydock.ImageStore, "remove", twice):
-                pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
-            self.assertEqual((pruned["ImagesDeleted"], client.images()), (None, []))
-            store = pydock.ImageStore(self.root)
-            identifier, = store.load(iter([image_archive("app:1", *LAYERS)]), str)
-            os.truncate(store.blob_path(store.resolve(identifier).blobs[0]), 5)
-            pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
-            self.assertIn({"Deleted": identifier}, pruned["ImagesDeleted"])
-
-    def test_events_that_were_cut(self):
-        self.load()
-        with open(os.path.join(self.root, "events.jsonl"), "ab") as file:
-            file.write(b'{"status": "ta\n5\n')
-        self.check(self.pydock("tag", "app:1", "app:2"), 0)
-        self.check(self.pydock("events", "--since", "0", "--until", str(time.time()), "--format", "{{.Action}}"), 0,
-                   "load\ntag\n")
-
-    def test_the_files_of_an_image(self):
-        """Whiteouts, opaque folders and links, and nothing from outside."""
-        self.stock()
-        found = self.members(self.check(self.pydock("export", "box", binary=True), 0).stdout)
-        self.assertEqual(sorted(found), [
-            "abs", "big", "chain", "cross", "dangling", "etc", "etc/hard", "etc/passwd", "gone", "gone/again", "implied",
-            "implied/by", "implied/by/path", "keep", "keep/lower", "keep/upper", "loop", "null", "opaque", "opaque/new",
-            "outside", "pipe", "turns", "turns/into", "up"])
-        self.assertEqual(found["etc/passwd"][1:], (b"newer root\n", 0o644, 0))
-        self.assertEqual(found["etc/hard"][1:], (b"root\n", 0o4755, 3))
-        self.assertEqual({found["cross"][:2], found["keep/upper"][:2]},
-                         {(b"0", b"u"), (b"1", "keep/upper" if found["cross"][0] == b"1" else "cross")})
-        self.assertEqual(len(found["big"][1]), 640000)
-
-    @rows(("/etc", {"etc", "etc/passwd", "etc/hard"}), ("/etc/.", {".", "./passwd", "./hard"}), ("abs", {"abs"}),
-          ("abs/", {"abs", "abs/passwd", "abs/hard"}), ("/abs/passwd", {"passwd"}), ("/up", {"up"}),
-          ("/etc/../keep/upper", {"upper"}), ("dangling", {"dangling"}), ("/nosuch", None),
-          ("/etc/passwd/", None), ("/etc/passwd/x", None), ("dangling/x", None), ("/etc/old", None))
-    def test_what_cp_takes(self, path, names):
-        self.stock()
-        if names is None:
-            self.check(self.pydock("cp", "box:" + path, "-"), 1, "", "Error response from daemon: Could not find the file %s "
-                       "in container box\n" % path)
-        else:
-            done = self.check(self.pydock("cp", "box:" + path, "-", binary=True), 0)
-            self.assertEqual(set(self.members(done.stdout)), names)
-
-    def test_cp_to_files(self):
-        self.stock()
-        self.check(self.pydock("cp", "-L", "box:/chain", "out"), 0)
-        self.check(self.pydock("cp", "box:/keep", "."), 0)
-        with open(os.path.join(self.home, "out"), "rb") as file:
-            self.assertEqual(file.read(), b"root\n")
-        self.assertEqual(set(tree(os.path.join(self.home, "keep"))), {"lower", "upper"})
-        self.check(self.pydock("cp", "-L", "box:/loop", "x"), 1, "", re.compile("loop"))
-
-    @rows(("gzip", gzip.compress), ("two members", lambda data: gzip.compress(
-        data[:1000]) + gzip.compress(data[1000:])))
-    def test_packed_layers(self, title, pack):
-        self.load(pack=pack)
-        self.check(self.pydock("create", "--name", "box", "app:1"), 0)
-        found = self.members(self.check(self.pydock("cp", "box:/big", "-", binary=True), 0).stdout)
-        self.assertEqual(len(found["big"][1]), 640000)
-
-    def test_save_of_a_whole_repository(self):
-        self.stock()
-        saved = self.check(self.pydock("save", "app", binary=True), 0).stdout
-        with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
-            manifest = json.loads(tar.extractfile("manifest.json").read().decode())
-        self.assertEqual([item["RepoTags"] for item in manifest], [["app:1", "app:2"]])
-        self.check(self.pydock("save", "other", "nosuch"), 1)
-        self.check(self.pydock("events", "--since", "1", "--until", "-1s", "-f", "event=save", "--format", "{{.Action}}"),
-                   0, "save\n")
-
-    def test_archives_and_imports(self):
-        self.load()
-        saved = self.check(self.pydock("save", "app:1", binary=True), 0).stdout
-        self.check(self.pydock("rmi", "app:1"), 0)
-        self.check(self.pydock("load", input=saved), 0, "Loaded image: app:1\n")
-        identifier = self.check(self.pydock("import", "-m", "words", "-c", "CMD x y", "-", "made:1", input=LAYERS[0]), 0,
-                                re.compile("^sha256:[0-9a-f]{64}\n$")).stdout.strip()
-        self.check(self.pydock("inspect", "-f", "{{.Id}} {{.Comment}} {{.Config.Cmd}}", "made:1"), 0,
-                   identifier + " words [/bin/sh -c x y]\n")
-        self.check(self.pydock("import", "-", "made:2", input=b"nonsense" * 100), 1, "", re.compile("invalid tar header"))
-        self.check(self.pydock("load", input=b"nonsense" * 100), 1, "", re.compile("invalid tar header"))
-        self.check(self.pydock("load", input=tar_of(("x", b"y"))), 1)
-
-    @lines("""
-        ! inspect nosuch
-        ! tag nosuch x
-        ! rmi nosuch
-        ! history nosuch
-        ! save nosuch
-        ! rm nosuch
-        ! rename nosuch x
-        ! export nosuch
-        ! push nosuch
-        ! create --pull never nosuch
-        ! network inspect nosuch
-        ! volume inspect nosuch
-        ! images -f x=y
-        ! ps -f x=y
-        ! images -f dangling=maybe
-        ! ps -f status=bogus
-        ! ps -f exited=x
-        ! ps -f health=x
-        ! search -f stars=x y
-        ! pull -q --platform a/b/c/d 127.0.0.1:1/x
-        ! stop nosuch
-        ! create --name a/b app:1
-        ! create --name box app:1
-    """)
-    def test_refusals(self, *args, fails=True):
-        """One line each, in an engine's words."""
-        self.stock()
-        done = self.pydock(*args)
-        self.check(done, 1, None, re.compile(r"^(Error|errors)[^\n]+\n(\n?Run 'docker [^\n]*\n)?$|does not exist locally|failed to rename"))
-
-    @lines("""
-        ! start box
-        ! run app:1
-        ! run -d app:1
-        ! run --rm app:1
-        ! run 127.0.0.1:1/not/fetched
-        ! exec box sh
-        ! logs box
-        ! kill box
-        ! pause box
-        ! restart box
-        ! top box
-        ! update -m 1g box
-        ! commit box
-        ! network create x
-        ! volume create x
-        ! stats --no-stream box
-        ! cp /etc/passwd box:/
-    """)
-    def test_what_needs_processes(self, *args, fails=True):
-        self.stock()
-        done = self.pydock(*args)
-        self.check(done, 125 if args[0] == "run" else 1, None, re.compile("runs no processes: start Docker or Podman"))
-        if "--rm" in args:
-            self.check(self.pydock("ps", "-aq"), 0, re.compile(r"^\w{12}\n\w{12}\n$"))
-
-    @lines("""
-        network ls
-        volume ls
-        network prune -f
-        volume prune -f
-        builder prune -f
-        diff box
-        stop box
-        system df
-        system df -v
-        events --since 1 --until 2
-        ps
-        wait box
-    """)
-    def test_what_there_is_none_of(self, *args):
-        self.stock()
-        self.check(self.pydock(*args), 0, None, "")
-
-    @rows(("dangling=true", ""), ("dangling=false", "app:1 app:2 other:1"), ("label=made", "app:1 app:2"),
-          ("label=made=by hand", "app:1 app:2"), ("label=made=x", ""), ("reference=app", "app:1 app:2"),
-          ("reference=*:1", "app:1 other:1"), ("reference=o*", "other:1"), ("before=other:1", "app:1 app:2"), ("before=app:1", ""), ("since=app:1", "other:1"),
-          ("until=1h", "app:1 app:2"), ("before=nosuch", None))
-    def test_filters_of_images(self, text, names):
-        self.stock()
-        done = self.pydock("images", "-f", text, "--format", "{{.Repository}}:{{.Tag}}")
-        if names is None:
-            self.check(done, 1, "", "Error response from daemon: No such image: nosuch:latest\n")
-        else:
-            self.assertEqual(sorted(self.check(done, 0).stdout.split()), names.split())
-
-    @rows(("name=bo", "box"), ("name=^/?two$", "two"), ("label=a", "box"), ("label=a=2", ""), ("status=created", "box two"),
-          ("status=running", ""), ("ancestor=app:1", "box two"), ("ancestor=nosuch", ""), ("before=two", "box"),
-          ("since=box", "two"), ("id=z", ""), ("name=[", ""), ("health=none", "box two"), ("exited=0", ""),
-          ("network=default", ""), ("is-task=true", ""), ("is-task=false", "box two"))
-    def test_filters_of_containers(self, text, names):
-        self.stock()
-        done = self.check(self.pydock("ps", "-a", "-f", text, "--format", "{{.Names}}"), 0)
-        self.assertEqual(sorted(done.stdout.split()), names.split())
-
-    def test_prune_keeps_what_is_named_or_used(self):
-        self.load()
-        self.load("app:1", LAYERS[0])      # the old one has no name now
-        self.load("used:1", LAYERS[1])
-        self.check(self.pydock("create", "--name", "box", "used:1"), 0)
-        self.check(self.pydock("image", "prune", "-f"), 0, re.compile("^Deleted Images:\ndeleted: sha256:"))
-        self.check(self.pydock("images", "-q"), 0, re.compile(r"^\w{12}\n\w{12}\n$"))
-        self.check(self.pydock("image", "prune", "-af"), 0, re.compile("untagged: app:1"))
-        with open(os.path.join(self.root, "events.jsonl"), "a") as file:
-            file.write('{"cut off by a crash\n[]\n')
-        shown = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
-        self.assertEqual(shown.split()[4:], ["delete", "prune", "untag", "delete", "prune"])
-        self.check(self.pydock("images", "--format", "{{.Repository}}"), 0, "used\n")
-
-    @rows(*[({key: value}, None) for key, value in (
-        ("Image", ["app:1"]), ("Cmd", [1]), ("Env", "X=1"), ("Env", [None]), ("Labels", {"a": 1}), ("Labels", ["a"]),
-        ("Hostname", 5), ("HostConfig", {"NetworkMode": 1}), ("HostConfig", "x"))])
-    def test_configurations_of_wrong_types(self, about, _):
-        """None is kept, to spoil the lists."""
-        self.stock()
-        pydock = module()
-        with pydock.Client("embedded://" + self.root) as client:
-            with self.assertRaises(pydock.ApiError):
-                client.create_container(dict({"Image": "app:1"}, **about))
-            self.assertEqual(len(client.containers(all=True)), 2)
-            client.create_container({"Image": "app:1", "Cmd": "sh"})
-            self.assertEqual(client.containers(all=True)[0]["Command"], "sh")
-
-    def test_says_which_engine_it_is(self):
-        self.check(self.pydock("version"), 0, re.compile("Server: pydock's embedded engine\n"), "")
-        self.check(self.pydock("info"), 0, re.compile("Server Version: pydock .*embedded engine"),
-                   re.compile("^WARNING: .*runs no processes"))
-
-    def test_a_place_that_cannot_be_used(self):
-        self.check(self.pydock("-H", "embedded:///etc/passwd/x", "load", input=image_archive("app:1", LAYERS[0]),
-                               env={"DOCKER_HOST": None}), 1, "", re.compile("cannot use the image store: mkdir .*: not a directory\n$"))
-
-    def test_nothing_is_left_of_it(self):
-        """No thread and no descriptor once the client is closed, and no socket at all."""
-        pydock = module()
-        open_files = lambda: os.path.isdir("/proc/self/fd") and os.listdir("/proc/self/fd")      # noqa
-        before, files = set(threading.enumerate()), open_files()
-        with pydock.Client("embedded://" + self.root) as client:
-            self.assertEqual(client.images(), [])
-            other = client.another()
-            self.assertEqual(other.containers(all=True), [])
-            self.assertEqual(len(set(threading.enumerate()) - before), 2)
-            other.close()
-            self.assertEqual(list(client.events(since="1", until="2")), [])      # read to its end, it needs no closing
-            with self.assertRaises(pydock.ApiError):
-                list(client.pull("127.0.0.1:1/x", "1"))
-        self.assertEqual(set(threading.enumerate()) - before, set())
-        self.assertEqual(open_files(), files)
-
-    def test_at_once(self):
-        """Names are given once, whoever asks for them at the same time."""
-        self.load()
-        made = [subprocess.Popen(pydock_command() + ["create", "--name", "box", "app:1"], env=self.env(),
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
-        self.assertEqual(sorted([process.communicate() and process.returncode for process in made]), [0, 1, 1, 1])
-
-
-class ChoiceOfEngineTest(CliCase):
-    """Where nobody chose an engine and none is at the default socket."""
-
-    def run_with(self, default, *args, env=None, code=""):
-        """A command line of a pydock whose default socket is elsewhere."""
-        script = ("import sys; sys.path.insert(0, %r); import pydock\n"
-                  "pydock.DEFAULT_SOCKET, pydock.DEFAULT_HOST = %r, 'unix://' + %r\n"
-                  "pydock.find_engine.__globals__['os'].environ['XDG_RUNTIME_DIR'] = %r\n"
-                  "sys.argv[0] = 'docker'\nsys.exit(pydock.main(['docker'] + %r))" % (
-                      os.path.dirname(pydock_command()[1]), default, default, os.path.join(self.home, "run"), list(args)))
-        return run([sys.executable, "-c", script], dict(self.env({"DOCKER_HOST": None}), **(env or {})), cwd=self.home)
-
-    def setUp(self):
-        super().setUp()
-        if SUBJECT:
-            raise unittest.SkipTest("pydock's own")
-        if os.path.exists("/run/podman/podman.sock"):
-            raise unittest.SkipTest("podman's socket is here")
-        self.root = os.path.join(self.home, ".local/share/pydock")
-        self.nowhere = os.path.join(self.home, "no.sock")
-        self.notice = "No engine answers at unix://%s: using pydock's own, which keeps its images in %s\n"
-
-    def test_embedded(self):
-        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "", self.notice % (self.nowhere, self.root))
-        self.check(self.run_with(self.nowhere, "images", "-q", env={"PYDOCK_ROOT": "x"}), 0, "",
-                   self.notice % (self.nowhere, os.path.join(self.home, "x")))
-        self.check(self.run_with(self.nowhere, "images", "-q", env={"XDG_DATA_HOME": self.home}), 0, "",
-                   self.notice % (self.nowhere, os.path.join(self.home, "pydock")))
-        self.check(self.run_with(self.nowhere, "-H", "embedded://there", "images", "-q"), 0, "", "")
-        self.check(self.run_with(self.nowhere, "--help"), 0, None, "")
-
-    def test_pull_with_no_docker_at_all(self):
-        """The README's first command."""
-        shelf = Shelf()
-        shelf.image("1")
-        name = "127.0.0.1:%d/app:1" % self.start(ScriptedEngine(("*", "/v2/.*", shelf), tcp=True)).port
-        self.check(self.run_with(self.nowhere, "pull", name), 0, re.compile("Status: Downloaded newer image for " + name),
-                   self.notice % (self.nowhere, self.root))
-        self.check(self.run_with(self.nowhere, "images", "--format", "{{.Repository}}:{{.Tag}}"), 0, name + "\n")
-
-    def test_stale_socket(self):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(self.nowhere)
-        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "", self.notice % (self.nowhere, self.root))
-
-    @rows(("run/docker.sock", 0), (".docker/run/docker.sock", 0), (".docker/desktop/docker.sock", 0),
-          ("run/podman/podman.sock", 0))
-    def test_other_sockets(self, path, _):
-        path = os.path.join(self.home, path)
-        os.makedirs(os.path.dirname(path))
-        engine = self.start(ScriptedEngine(("GET", "/images/json", answer(200, []))))
-        os.symlink(engine.path, path)
-        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "",
-                   "No engine answers at unix://%s: using the one at unix://%s\n" % (self.nowhere, path))
-
-    def test_default_socket(self):
-        engine = self.start(ScriptedEngine(("GET", "/images/json", answer(200, []))))
-        self.check(self.run_with(engine.path, "images", "-q"), 0, "", "")
-
-    @rows(("flag", ["-H", "unix://nowhere.sock"], {}), ("variable", [], {"DOCKER_HOST": "unix://nowhere.sock"}),
-          ("context", [], {"DOCKER_CONTEXT": "default"}))
-    def test_what_was_chosen_counts(self, title, args, env):
-        self.check(self.run_with(self.nowhere, *(args + ["images"]), env=env), 1, "", re.compile("^Cannot connect"))
-
-
-class DaemonTest(EmbeddedCase):
-    """`pydock -d`: sockets, HTTP, and its end."""
-
-    def setUp(self):
-        super().setUp()
-        self.socket = os.path.join(self.folder(), "p.sock")
-        self.host = "unix://" + self.socket
-        self.log = os.path.join(self.folder(), "log")
-
-    def begin(self, *args, hosts=(), ready=None):
-        """Starts a daemon; waits until it listens."""
-        argv = pydock_command() + ["-d", "-H", self.host] + [word for host in hosts for word in ("-H", host)] + list(args)
-        process = spawn(argv, self.log, self.env({"DOCKER_HOST": None}))
-        self.addCleanup(end, process)
-        wanted = len(hosts) + 1
-        self.assertTrue(wait_until(lambda: self.said().count("API listen on") == wanted, 20, process, 0.02), self.said())
-        return process
-
-    def said(self):
-        with open(self.log, errors="replace") as file:
-            return file.read()
-
-    def talk(self, data, until=b"", host=None, shut=False):
-        """Sends bytes; what comes back until the connection ends, or `until` has come."""
-        with connect(host or self.host) as sock:
-            sock.settimeout(20)
-            sock.sendall(data)
-            if shut:
-                sock.shutdown(socket.SHUT_WR)
-            got = b""
-            while not (until and until in got):
-                block = sock.recv(65536)
-                if not block:
-                    break
-                got += block
-            return got
-
-    def read_until(self, sock, text):
-        """What comes on a socket, up to this text at least."""
-        got = b""
-        while text not in got:
-            block = sock.recv(65536)
-            self.assertTrue(block, got)
-            got += block
-        return got
-
-    def test_http(self):
-        self.begin("-G", "")
-        ping = self.talk(b"HEAD /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        head = ping.decode().partition("\r\n\r\n")[0]
-        self.assertIn("HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: pydock/",
-                      head)
-        self.assertNotIn("Builder-Version", head)
-        self.assertTrue(ping.endswith(b"\r\n\r\n"))
-        with connect(self.host) as sock:      # one connection, several requests, bodies of both kinds that nobody reads
-            for body, header in ((b"", b""), (b"{}", b"Content-Length: 2\r\n"), (b"", b"")):
-                sock.sendall(b"POST /v1.41/volumes/prune HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n" + body)
-                self.assertIn(b"200 OK", self.read_until(sock, b"}\n"))
-        for request, wanted in (
-                (b"GET /_ping HTTP/1.0\r\n\r\n", b"\r\n\r\nOK"), (b"nonsense\r\n\r\n", b"400 Bad Request"),
-                (b"GET / HTTP/9\r\n\r\n", b"400 Bad Request"),
-                (b"POST /x HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400 Bad Request"),
-                (b"GET /nosuch HTTP/1.1\r\nConnection: close\r\n\r\n", b'404 Not Found'),
-                (b"GET /v1.23/info HTTP/1.1\r\nConnection: close\r\n\r\n", b"client version 1.23 is too old. Minimum supported "
-                 b"API version is 1.24, please upgrade your client to a newer version"),
-                (b"GET /v1.52/info HTTP/1.1\r\nConnection: close\r\n\r\n", b"client version 1.52 is too new. Maximum supported "
-                 b"API version is 1.51"),
-                (b"POST /containers/create HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
-                 b"unsupported Content-Type header"),
-                (b"POST /auth HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n", b"100 Continue\r\n\r\nHTTP/1.1 4")):
-            self.assertIn(wanted, self.talk(request), request)
-        self.assertIn(b"0\r\n\r\n", self.talk(b"GET /events?since=1&until=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
-        self.assertIn(b"HTTP/1.1 200", self.talk(b"GET http://docker/_ping HTTP/1.1\r\nConnection: close\r\n\r\n"))
-
-    def test_requests_that_cannot_be_trusted(self):
-        """None is carried out, and the daemon says nothing of Python's."""
-        self.stock()
-        self.begin("-G", "")
-        for rest in (b"", b"\r\nHos", b"\r\nHost: x", b"\r\nHost: x\r\n", b"\r\nno colon\r\n\r\n",
-                     b"\r\nContent-Length : 2\r\n\r\n{}", b"\r\nContent-Length: +2\r\n\r\n{}",
-                     b"\r\nContent-Length: 0_2\r\n\r\n{}", b"\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
-                     b"\r\nTransfer-Encoding: gzip\r\n\r\n", b"\r\nX: " + b"y" * 100000 + b"\r\n\r\n",
-                     b"\r\nX: y" * 150 + b"\r\n\r\n"):
-            got = self.talk(b"POST /v1.41/containers/prune HTTP/1.1" + rest, shut=True)
-            self.assertIn(b"400 Bad Request", got, rest[:50])
-        got = self.talk(b"POST /v1.41/auth HTTP/1.1\r\nContent-Type: application/json\r\n"
-                        b"Content-Length: 9000000\r\n\r\n" + b" " * 9000000)
-        self.assertIn(b"400 Bad Request", got)
-        self.assertIn(b"or longer than 8388608 bytes", got)
-        self.assertEqual(len(must(api(self.host, "GET", "/containers/json?all=1"))), 2)
-        self.assertEqual(self.said().count("\n"), 1, self.said())
-
-    def test_an_answer_goes_on_whatever_comes(self):
-        """To a client that has closed its half, and to one that asks for more; one that cannot end is cut off."""
-        self.stock()
-        self.begin("-G", "")
-        request = b"GET /containers/box/export HTTP/1.1\r\nHost: x\r\n\r\n"
-        self.assertTrue(self.talk(request, shut=True).endswith(b"\r\n0\r\n\r\n"))
-        with connect(self.host) as sock:
-            sock.sendall(request)
-            self.read_until(sock, b"\r\n\r\n")
-            sock.sendall(request)
-            self.read_until(sock, b"\r\n0\r\n\r\n")
-        blobs = os.path.join(self.root, "blobs", "sha256")
-        with open(max((os.path.join(blobs, name) for name in os.listdir(blobs)), key=os.path.getsize), "r+b") as file:
-            file.write(b"?")
-        self.assertFalse(self.talk(b"GET /images/app:1/get HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"\r\n0\r\n\r\n"))
-        self.assertNotIn("Traceback", self.said())
-
-    @rows(("1.24", ["<none>:<none>"], True), ("1.42", ["<none>:<none>"], True), ("1.43", [], True), ("1.44", [], False))
-    def test_versions(self, version, tags, virtual):
-        self.begin("-G", "")
-        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[0])))
-        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[1])))
-        rows = must(api(self.host, "GET", "/v%s/images/json?filters=%%7B%%22dangling%%22:[%%22true%%22]%%7D" % version))
-        self.assertEqual([(row["RepoTags"], "VirtualSize" in row) for row in rows], [(tags, virtual)])
-
-    def test_archives_in_chunks(self):
-        """The answer comes on a connection that stays, however the archive was cut."""
-        self.begin("-G", "")
-        archive = image_archive("app:1", *LAYERS)
-        with connect(self.host) as sock:
-            for size in (1000, 4096, 100001, len(archive)):
-                sock.sendall(b"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-                for at in range(0, len(archive), size):
-                    piece = archive[at:at + size]
-                    sock.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
-                sock.sendall(b"0\r\n\r\n")
-                got = self.read_until(sock, b"0\r\n\r\n")
-                self.assertIn(b"Loaded image: app:1", got)
-                self.assertNotIn(b"Connection: close", got)
-
-    def test_its_end(self):
-        pidfile = os.path.join(self.home, "pid")
-        process = self.begin("--pidfile", pidfile, "-G", "")
-        self.assertEqual(stat.S_IMODE(os.stat(self.socket).st_mode), 0o660)
-        with open(pidfile) as file:
-            self.assertEqual(int(file.read()), process.pid)
-        with connect(self.host) as idle, connect(self.host) as listener:
-            idle.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
-            self.read_until(idle, b"\r\n\r\nOK")
-            listener.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
-            self.read_until(listener, b"\r\n\r\n")
-            began = time.time()
-            process.terminate()
-            self.assertEqual(process.wait(15), 0, self.said())
-            self.assertLess(time.time() - began, 3)
-            self.assertEqual(idle.recv(10), b"")
-        self.assertFalse(os.path.exists(self.socket))
-        self.assertFalse(os.path.exists(pidfile))
-
-    def test_a_transfer_under_way_ends_first(self):
-        process = self.begin("-G", "")
-        archive = image_archive("app:1", *LAYERS)
-        with connect(self.host) as sock:
-            sock.sendall(b"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(archive))
-            sock.sendall(archive[:5000])
-            time.sleep(0.2)
-            process.terminate()
-            self.assertTrue(wait_until(lambda: not os.path.exists(self.socket), 10))
-            sock.sendall(archive[5000:])
-            self.read_until(sock, b"Loaded image: app:1")
-        self.assertEqual(process.wait(15), 0)
-
-    def test_a_transfer_that_does_not_end_is_cut_by_the_next_signal(self):
-        process = self.begin("-G", "")
-        with connect(self.host) as sock:
-            sock.sendall(b"POST /v1.41/images/load HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc")
-            time.sleep(0.2)
-            process.terminate()
-            time.sleep(0.3)
-            self.assertIsNone(process.poll())
-            process.terminate()
-            self.assertEqual(process.wait(15), 0)
-
-    def test_sockets_that_are_there(self):
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.bind(self.socket)      # stale once it is closed
-        self.begin("-G", "")
-        self.check(self.pydock("-d", "-G", "", "-H", self.host), 1, "", "cannot listen at %s: another engine does\n" % self.host)
-        self.assertTrue(answers(self.host))
-        with open(os.path.join(self.home, "file"), "w"):
-            pass
-        self.check(self.pydock("-d", "-H", "unix://%s/file" % self.home), 1, "", re.compile("there is something else\n$"))
-        self.check(self.pydock("-d", "-H", "unix:///nonexistent/x.sock"), 1, "", re.compile("no such file or directory\n$"))
-        self.check(self.pydock("-d", "-G", "no-such-group", "-H", self.host + "2"), 1, "", re.compile("there is no such group\n$"))
-        self.check(self.pydock("-d", "-H", "ssh://x"), 1, "", re.compile("unix:// and tcp:// addresses, not at ssh://x\n$"))
-        self.check(self.pydock("-d", "-H", self.host + "2", "ps"), 1, "", "-d takes no command: ps\n")
-        self.assertFalse(os.path.exists(self.socket + "2"))
-
-    def test_pidfile_of_another(self):
-        pidfile = os.path.join(self.home, "pid")
-        with open(pidfile, "w") as file:
-            file.write(str(os.getpid()))
-        self.check(self.pydock("-d", "-G", "", "-H", self.host, "--pidfile", pidfile), 1, "", re.compile("pid file found"))
-        self.assertTrue(os.path.exists(pidfile))
-        with open(pidfile, "w") as file:
-            file.write("999999999")
-        self.begin("-G", "", "--pidfile", pidfile)
-
-    def test_many_clients_and_no_leaks(self):
-        process = self.begin("-G", "")
-        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", *LAYERS)))
-        made = must(api(self.host, "POST", "/containers/create?name=box", {"Image": "app:1"}))["Id"]
-        handles = lambda: len(os.listdir("/proc/%d/fd" % process.pid)) if os.path.isdir("/proc/self/fd") else 0      # noqa
-        tasks = lambda: len(os.listdir("/proc/%d/task" % process.pid)) if os.path.isdir("/proc/self/task") else 1      # noqa
-        before, failures = handles(), []
-
-        def client():
-            try:
-                for path in ("/images/json", "/containers/box/archive?path=/etc", "/containers/%s/json" % made,
-                             "/images/app:1/get", "/containers/box/export", "/events?since=1&until=2", "/nosuch"):
-                    status, _ = api(self.host, "GET", path)
-                    if status != (404 if path == "/nosuch" else 200):
-                        failures.append((path, status))
-                with connect(self.host) as sock:      # one that goes away in the middle
-                    sock.sendall(b"GET /containers/box/export HTTP/1.1\r\nHost: x\r\n\r\n")
-                    sock.recv(10)
-            except (OSError, AssertionError, http.client.HTTPException) as error:
-                failures.append(error)
-        threads = [threading.Thread(target=client) for _ in range(24)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.assertEqual(failures, [])
-        self.assertTrue(wait_until(lambda: handles() <= before and tasks() == 1, 10), (handles(), before, tasks()))
-
-    def test_events_as_they_happen(self):
-        self.begin("-G", "")
-        with connect(self.host) as sock:
-            sock.settimeout(10)
-            sock.sendall(b"GET /events?filters=%7B%22event%22:%7B%22load%22:true,%22destroy%22:true%7D%7D HTTP/1.1\r\nHost: x\r\n\r\n")
-            self.read_until(sock, b"\r\n\r\n")
-            must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[0])))
-            self.read_until(sock, b'"Action":"load"')
-            must(api(self.host, "POST", "/containers/create?name=box", {"Image": "app:1"}))
-            self.check(self.pydock("-H", "embedded://", "rm", "box", env={"DOCKER_HOST": None}), 0)      # another process
-            self.read_until(sock, b'"Action":"destroy"')
-
-    def test_tls(self):
-        certificates = Certificates.get()
-        port = free_port()
-        cert, key = certificates.server()
-        tls = ["--tlsverify", "--tlscacert", os.path.join(certificates.folder("client"), "ca.pem"), "--tlscert", cert,
-               "--tlskey", key]
-        self.begin("-G", "", *tls, hosts=["tcp://127.0.0.1:%d" % port])
-        self.host = "tcp://127.0.0.1:%d" % port
-        for kind, status in (("client", 0), ("stranger", 1), ("nocert", 1), ("client", 0)):
-            done = self.pydock("--tlsverify", "version", env={"DOCKER_CERT_PATH": certificates.folder(kind)})
-            self.check(done, status, re.compile("Server: pydock" if not status else "Client"))
-        self.check(self.pydock("version"), 1)      # without TLS
-        self.check(self.pydock("--tlsverify", "load", input=image_archive("app:1", *LAYERS),
-                               env={"DOCKER_CERT_PATH": certificates.folder("client")}), 0, "Loaded image: app:1\n")
-        self.check(self.pydock("-d", "--tls", "--tlscert", "/nonexistent/c", "--tlskey", key, "-H", self.host + "1"), 1, "",
-                   re.compile("certificates for TLS cannot be read"))
-
-    def test_tcp_without_tls_warns(self):
-        port = free_port()
-        self.begin("-G", "", hosts=["tcp://127.0.0.1:%d" % port])
-        self.assertIn("WARNING: whoever reaches tcp://127.0.0.1:%d may use this engine" % port, self.said())
-        self.assertTrue(answers("tcp://127.0.0.1:%d" % port))
-
 
 class StoreCase(Case):
     """An image store of its own, and images to put in."""
@@ -10877,6 +10179,716 @@ class StoreToolsTest(StoreCase):
                 self.load(file.read())
             self.assertEqual(self.store.resolve("localhost/store:1").config["rootfs"],
                              self.store.resolve("store:1").config["rootfs"])
+
+
+# ======================================================================================================
+# The embedded engine: in process, and as a daemon (no other engine needed)
+# ======================================================================================================
+
+def image_archive(name, *layers, config=None, pack=None):
+    """A `docker save` archive of an image whose layers are these archives; `pack` compresses them."""
+    diffs = ["sha256:" + hashlib.sha256(layer).hexdigest() for layer in layers]
+    about = json.dumps({"architecture": "amd64", "os": "linux", "created": "2020-01-02T03:04:05Z",
+                        "config": config or {"Cmd": ["sh"], "Env": ["PATH=/bin"], "Labels": {"made": "by hand"}},
+                        "rootfs": {"type": "layers", "diff_ids": diffs},
+                        "history": [{"created": "2020-01-02T03:04:05Z", "created_by": "layer %d" % i}
+                                    for i in range(len(layers))]}).encode()
+    names = ["%d/layer.tar" % i for i in range(len(layers))]
+    entries = [(path, (pack or bytes)(layer)) for path, layer in zip(names, layers)]
+    manifest = json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": names}]).encode()
+    return tar_of(("config.json", about), ("manifest.json", manifest), *entries)
+
+
+FOLDER, SYMLINK, HARDLINK = b"5", b"2", b"1"
+LAYERS = (
+    tar_of(("etc", FOLDER), ("etc/passwd", b"root\n", {"uid": 3, "gid": 7, "mode": 0o4755}), ("etc/old", b"old"),
+           ("gone", FOLDER), ("gone/a", b"a"), ("opaque", FOLDER), ("opaque/lower", b"l"), ("keep", FOLDER),
+           ("keep/lower", b"l"), ("etc/hard", HARDLINK, {"linkname": "etc/passwd"}), ("turns", b"file")),
+    tar_of(("etc/.wh.old", b""), (".wh.gone", b""), ("opaque/new", b"n"), ("opaque/.wh..wh..opq", b""),
+           ("keep/upper", b"u"), ("abs", SYMLINK, {"linkname": "/etc"}), ("up", SYMLINK, {"linkname": "../../etc/passwd"}),
+           ("chain", SYMLINK, {"linkname": "abs/hard"}), ("loop", SYMLINK, {"linkname": "loop"}), ("pipe", b"6"),
+           ("null", b"3", {"devmajor": 1, "devminor": 3}), ("turns", FOLDER), ("turns/into", b"a folder")),
+    tar_of(("./etc/passwd", b"newer root\n"), ("implied/by/path", b"x"), ("gone", FOLDER), ("gone/again", b"g"),
+           ("big", b"0123456789abcdef" * 40000), ("../../outside", b"stays in"), ("cross", HARDLINK, {"linkname": "keep/upper"}),
+           ("dangling", SYMLINK, {"linkname": "no/where"})))
+
+
+class EmbeddedCase(CliCase):
+    """pydock with its own engine, in process, on a store of the test's own."""
+
+    host = "embedded://"
+
+    def setUp(self):
+        super().setUp()
+        self.root = os.path.join(self.folder(), "store")
+        self.extra_env = {"PYDOCK_ROOT": self.root}
+
+    _template = []
+
+    def stock(self):
+        """Fills the store: the image app:1 of LAYERS, also as app:2, a later image other:1, the containers box and two."""
+        if not self._template:
+            root = os.path.join(scratch_folder("stock", shared=True), "store")
+            with module().Client("embedded://" + root) as client:
+                with client.load_image(iter([image_archive("app:1", *LAYERS)])) as answer:
+                    answer.read()
+                list(client.import_image(iter([LAYERS[0]]), "other:1"))
+                client.tag("app:1", "app", "2")
+                client.create_container({"Image": "app:1", "Labels": {"a": "1"}}, "box")
+                client.create_container({"Image": "app:1"}, "two")
+            self._template.append(root)
+        shutil.copytree(self._template[0], self.root)
+
+    def load(self, name="app:1", *layers, **options):
+        self.check(self.pydock("load", input=image_archive(name, *(layers or LAYERS), **options)), 0,
+                   re.compile("(^|\n)Loaded image: %s\n$" % name))
+
+    def members(self, data):
+        """{name: (type, contents or link, mode, uid)} of an archive."""
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            return {info.name.rstrip("/") or "/": (
+                info.type, tar.extractfile(info).read() if info.isreg() else info.linkname, info.mode, info.uid)
+                for info in tar}
+
+
+class EmbeddedTest(EmbeddedCase):
+    """Images and containers that never run, as the command line sees them."""
+
+    def test_a_day_in_its_life(self):
+        self.load()
+        self.check(self.pydock("tag", "app:1", "localhost:5000/x/y:2"), 0, "")
+        self.check(self.pydock("images", "--format", "{{.Repository}}:{{.Tag}}"), 0, "app:1\nlocalhost:5000/x/y:2\n")
+        self.check(self.pydock("history", "--format", "{{.CreatedBy}}", "app:1"), 0, "layer 2\nlayer 1\nlayer 0\n")
+        self.check(self.pydock("inspect", "-f", "{{.Os}} {{.Config.Labels}} {{.RepoTags}}", "app:1"), 0,
+                   "linux map[made:by hand] [app:1 localhost:5000/x/y:2]\n")
+        made = self.check(self.pydock("create", "--name", "box", "-l", "a=b", "-e", "X=1", "app:1", "run", "me"), 0).stdout
+        self.check(self.pydock("ps", "-q"), 0, "")
+        self.check(self.pydock("ps", "-qf", "since=box"), 0, "")
+        self.check(self.pydock("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}} {{.Command}} {{.Status}}"), 0,
+                   '%s box "run me" Created\n' % made.strip())
+        self.check(self.pydock("inspect", "-f", "{{.Config.Env}} {{.Config.Labels}} {{.Path}} {{.State.Status}}", "box"), 0,
+                   "[X=1 PATH=/bin] map[a:b made:by hand] run created\n")
+        self.check(self.pydock("rename", "box", "case"), 0, "")
+        self.check(self.pydock("rmi", "localhost:5000/x/y:2"), 0, "Untagged: localhost:5000/x/y:2\n")
+        self.check(self.pydock("rmi", "app:1"), 1, "", re.compile(
+            r'conflict: unable to remove repository reference "app:1" \(must force\) - container %s' % made[:12]))
+        self.check(self.pydock("rmi", "-f", "app:1"), 0, re.compile("Untagged: app:1\nDeleted: "))
+        self.check(self.pydock("cp", "case:/etc/hard", "-", binary=True), 0)      # its files are still there
+        self.check(self.pydock("system", "prune", "-f"), 0, re.compile("Deleted Containers:\n" + made))
+        left = [name for base, _, names in os.walk(os.path.join(self.root, "blobs")) for name in names]
+        self.assertEqual(left, [])
+        actions = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
+        self.assertEqual(actions.split(), ["load", "tag", "create", "rename", "untag", "untag", "delete", "archive-path",
+                                           "destroy", "prune", "prune"])
+
+    def test_names_that_no_system_has(self):
+        """Each folder's whole name is in an archive: those of a deep one would fill a disk."""
+        for name, link in (("/".join("d" * 3000), ""), ("short", "/".join("d" * 3000))):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE if link else tarfile.REGTYPE, link
+            out = io.BytesIO()
+            with tarfile.open(fileobj=out, mode="w") as tar:
+                tar.addfile(info)
+            self.load("deep:1", out.getvalue())
+            self.check(self.pydock("create", "--name", "deep", "deep:1", "x"), 0)
+            self.check(self.pydock("export", "deep"), 1, "", re.compile("a file name that is too long: d/d/"))
+            self.check(self.pydock("rm", "deep"), 0)
+
+    def test_somebody_else_is_faster(self):
+        """An image that another process removes while it is loaded, or while this one is about to remove it."""
+        pydock, remove = module(), module().ImageStore.remove
+
+        def twice(*args, **options):
+            remove(*args, **options)
+            return remove(*args, **options)
+
+        def gone(store, name):
+            raise pydock.NotFound(404, "No such image")
+
+        with pydock.Client("embedded://" + self.root) as client:
+            with unittest.mock.patch.object(pydock.ImageStore, "resolve", gone):
+                with client.load_image(iter([image_archive("app:1", *LAYERS)])) as answer:
+                    self.assertNotIn(b"error", answer.read())
+            with unittest.mock.patch.object(pydock.ImageStore, "remove", twice):
+                pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
+            self.assertEqual((pruned["ImagesDeleted"], client.images()), (None, []))
+            store = pydock.ImageStore(self.root)
+            identifier, = store.load(iter([image_archive("app:1", *LAYERS)]), str)
+            os.truncate(store.blob_path(store.resolve(identifier).blobs[0]), 5)
+            pruned = client.call("POST", "/images/prune", {"filters": '{"dangling": ["false"]}'})
+            self.assertIn({"Deleted": identifier}, pruned["ImagesDeleted"])
+
+    def test_events_that_were_cut(self):
+        self.load()
+        with open(os.path.join(self.root, "events.jsonl"), "ab") as file:
+            file.write(b'{"status": "ta\n5\n')
+        self.check(self.pydock("tag", "app:1", "app:2"), 0)
+        self.check(self.pydock("events", "--since", "0", "--until", str(time.time()), "--format", "{{.Action}}"), 0,
+                   "load\ntag\n")
+
+    def test_the_files_of_an_image(self):
+        """Whiteouts, opaque folders and links, and nothing from outside."""
+        self.stock()
+        found = self.members(self.check(self.pydock("export", "box", binary=True), 0).stdout)
+        self.assertEqual(sorted(found), [
+            "abs", "big", "chain", "cross", "dangling", "etc", "etc/hard", "etc/passwd", "gone", "gone/again", "implied",
+            "implied/by", "implied/by/path", "keep", "keep/lower", "keep/upper", "loop", "null", "opaque", "opaque/new",
+            "outside", "pipe", "turns", "turns/into", "up"])
+        self.assertEqual(found["etc/passwd"][1:], (b"newer root\n", 0o644, 0))
+        self.assertEqual(found["etc/hard"][1:], (b"root\n", 0o4755, 3))
+        self.assertEqual({found["cross"][:2], found["keep/upper"][:2]},
+                         {(b"0", b"u"), (b"1", "keep/upper" if found["cross"][0] == b"1" else "cross")})
+        self.assertEqual(len(found["big"][1]), 640000)
+
+    @rows(("/etc", {"etc", "etc/passwd", "etc/hard"}), ("/etc/.", {".", "./passwd", "./hard"}), ("abs", {"abs"}),
+          ("abs/", {"abs", "abs/passwd", "abs/hard"}), ("/abs/passwd", {"passwd"}), ("/up", {"up"}),
+          ("/etc/../keep/upper", {"upper"}), ("dangling", {"dangling"}), ("/nosuch", None),
+          ("/etc/passwd/", None), ("/etc/passwd/x", None), ("dangling/x", None), ("/etc/old", None))
+    def test_what_cp_takes(self, path, names):
+        self.stock()
+        if names is None:
+            self.check(self.pydock("cp", "box:" + path, "-"), 1, "", "Error response from daemon: Could not find the file %s "
+                       "in container box\n" % path)
+        else:
+            done = self.check(self.pydock("cp", "box:" + path, "-", binary=True), 0)
+            self.assertEqual(set(self.members(done.stdout)), names)
+
+    def test_cp_to_files(self):
+        self.stock()
+        self.check(self.pydock("cp", "-L", "box:/chain", "out"), 0)
+        self.check(self.pydock("cp", "box:/keep", "."), 0)
+        with open(os.path.join(self.home, "out"), "rb") as file:
+            self.assertEqual(file.read(), b"root\n")
+        self.assertEqual(set(tree(os.path.join(self.home, "keep"))), {"lower", "upper"})
+        self.check(self.pydock("cp", "-L", "box:/loop", "x"), 1, "", re.compile("loop"))
+
+    @rows(("gzip", gzip.compress), ("two members", lambda data: gzip.compress(
+        data[:1000]) + gzip.compress(data[1000:])))
+    def test_packed_layers(self, title, pack):
+        self.load(pack=pack)
+        self.check(self.pydock("create", "--name", "box", "app:1"), 0)
+        found = self.members(self.check(self.pydock("cp", "box:/big", "-", binary=True), 0).stdout)
+        self.assertEqual(len(found["big"][1]), 640000)
+
+    def test_save_of_a_whole_repository(self):
+        self.stock()
+        saved = self.check(self.pydock("save", "app", binary=True), 0).stdout
+        with tarfile.open(fileobj=io.BytesIO(saved)) as tar:
+            manifest = json.loads(tar.extractfile("manifest.json").read().decode())
+        self.assertEqual([item["RepoTags"] for item in manifest], [["app:1", "app:2"]])
+        self.check(self.pydock("save", "other", "nosuch"), 1)
+        self.check(self.pydock("events", "--since", "1", "--until", "-1s", "-f", "event=save", "--format", "{{.Action}}"),
+                   0, "save\n")
+
+    def test_archives_and_imports(self):
+        self.load()
+        saved = self.check(self.pydock("save", "app:1", binary=True), 0).stdout
+        self.check(self.pydock("rmi", "app:1"), 0)
+        self.check(self.pydock("load", input=saved), 0, "Loaded image: app:1\n")
+        identifier = self.check(self.pydock("import", "-m", "words", "-c", "CMD x y", "-", "made:1", input=LAYERS[0]), 0,
+                                re.compile("^sha256:[0-9a-f]{64}\n$")).stdout.strip()
+        self.check(self.pydock("inspect", "-f", "{{.Id}} {{.Comment}} {{.Config.Cmd}}", "made:1"), 0,
+                   identifier + " words [/bin/sh -c x y]\n")
+        self.check(self.pydock("import", "-", "made:2", input=b"nonsense" * 100), 1, "", re.compile("invalid tar header"))
+        self.check(self.pydock("load", input=b"nonsense" * 100), 1, "", re.compile("invalid tar header"))
+        self.check(self.pydock("load", input=tar_of(("x", b"y"))), 1)
+
+    @lines("""
+        ! inspect nosuch
+        ! tag nosuch x
+        ! rmi nosuch
+        ! history nosuch
+        ! save nosuch
+        ! rm nosuch
+        ! rename nosuch x
+        ! export nosuch
+        ! push nosuch
+        ! create --pull never nosuch
+        ! network inspect nosuch
+        ! volume inspect nosuch
+        ! images -f x=y
+        ! ps -f x=y
+        ! images -f dangling=maybe
+        ! ps -f status=bogus
+        ! ps -f exited=x
+        ! ps -f health=x
+        ! search -f stars=x y
+        ! pull -q --platform a/b/c/d 127.0.0.1:1/x
+        ! stop nosuch
+        ! create --name a/b app:1
+        ! create --name box app:1
+    """)
+    def test_refusals(self, *args, fails=True):
+        """One line each, in an engine's words."""
+        self.stock()
+        done = self.pydock(*args)
+        self.check(done, 1, None, re.compile(r"^(Error|errors)[^\n]+\n(\n?Run 'docker [^\n]*\n)?$|does not exist locally|failed to rename"))
+
+    @lines("""
+        ! start box
+        ! run app:1
+        ! run -d app:1
+        ! run --rm app:1
+        ! run 127.0.0.1:1/not/fetched
+        ! exec box sh
+        ! logs box
+        ! kill box
+        ! pause box
+        ! restart box
+        ! top box
+        ! update -m 1g box
+        ! commit box
+        ! network create x
+        ! volume create x
+        ! stats --no-stream box
+        ! cp /etc/passwd box:/
+    """)
+    def test_what_needs_processes(self, *args, fails=True):
+        self.stock()
+        done = self.pydock(*args)
+        self.check(done, 125 if args[0] == "run" else 1, None, re.compile("runs no processes: start Docker or Podman"))
+        if "--rm" in args:
+            self.check(self.pydock("ps", "-aq"), 0, re.compile(r"^\w{12}\n\w{12}\n$"))
+
+    @lines("""
+        network ls
+        volume ls
+        network prune -f
+        volume prune -f
+        builder prune -f
+        diff box
+        stop box
+        system df
+        system df -v
+        events --since 1 --until 2
+        ps
+        wait box
+    """)
+    def test_what_there_is_none_of(self, *args):
+        self.stock()
+        self.check(self.pydock(*args), 0, None, "")
+
+    @rows(("dangling=true", ""), ("dangling=false", "app:1 app:2 other:1"), ("label=made", "app:1 app:2"),
+          ("label=made=by hand", "app:1 app:2"), ("label=made=x", ""), ("reference=app", "app:1 app:2"),
+          ("reference=*:1", "app:1 other:1"), ("reference=o*", "other:1"), ("before=other:1", "app:1 app:2"), ("before=app:1", ""), ("since=app:1", "other:1"),
+          ("until=1h", "app:1 app:2"), ("before=nosuch", None))
+    def test_filters_of_images(self, text, names):
+        self.stock()
+        done = self.pydock("images", "-f", text, "--format", "{{.Repository}}:{{.Tag}}")
+        if names is None:
+            self.check(done, 1, "", "Error response from daemon: No such image: nosuch:latest\n")
+        else:
+            self.assertEqual(sorted(self.check(done, 0).stdout.split()), names.split())
+
+    @rows(("name=bo", "box"), ("name=^/?two$", "two"), ("label=a", "box"), ("label=a=2", ""), ("status=created", "box two"),
+          ("status=running", ""), ("ancestor=app:1", "box two"), ("ancestor=nosuch", ""), ("before=two", "box"),
+          ("since=box", "two"), ("id=z", ""), ("name=[", ""), ("health=none", "box two"), ("exited=0", ""),
+          ("network=default", ""), ("is-task=true", ""), ("is-task=false", "box two"))
+    def test_filters_of_containers(self, text, names):
+        self.stock()
+        done = self.check(self.pydock("ps", "-a", "-f", text, "--format", "{{.Names}}"), 0)
+        self.assertEqual(sorted(done.stdout.split()), names.split())
+
+    def test_prune_keeps_what_is_named_or_used(self):
+        self.load()
+        self.load("app:1", LAYERS[0])      # the old one has no name now
+        self.load("used:1", LAYERS[1])
+        self.check(self.pydock("create", "--name", "box", "used:1"), 0)
+        self.check(self.pydock("image", "prune", "-f"), 0, re.compile("^Deleted Images:\ndeleted: sha256:"))
+        self.check(self.pydock("images", "-q"), 0, re.compile(r"^\w{12}\n\w{12}\n$"))
+        self.check(self.pydock("image", "prune", "-af"), 0, re.compile("untagged: app:1"))
+        with open(os.path.join(self.root, "events.jsonl"), "a") as file:
+            file.write('{"cut off by a crash\n[]\n')
+        shown = self.check(self.pydock("events", "--since", "1", "--until", "-1s", "--format", "{{.Action}}"), 0).stdout
+        self.assertEqual(shown.split()[4:], ["delete", "prune", "untag", "delete", "prune"])
+        self.check(self.pydock("images", "--format", "{{.Repository}}"), 0, "used\n")
+
+    @rows(*[({key: value}, None) for key, value in (
+        ("Image", ["app:1"]), ("Cmd", [1]), ("Env", "X=1"), ("Env", [None]), ("Labels", {"a": 1}), ("Labels", ["a"]),
+        ("Hostname", 5), ("HostConfig", {"NetworkMode": 1}), ("HostConfig", "x"))])
+    def test_configurations_of_wrong_types(self, about, _):
+        """None is kept, to spoil the lists."""
+        self.stock()
+        pydock = module()
+        with pydock.Client("embedded://" + self.root) as client:
+            with self.assertRaises(pydock.ApiError):
+                client.create_container(dict({"Image": "app:1"}, **about))
+            self.assertEqual(len(client.containers(all=True)), 2)
+            client.create_container({"Image": "app:1", "Cmd": "sh"})
+            self.assertEqual(client.containers(all=True)[0]["Command"], "sh")
+
+    def test_says_which_engine_it_is(self):
+        self.check(self.pydock("version"), 0, re.compile("Server: pydock's embedded engine\n"), "")
+        self.check(self.pydock("info"), 0, re.compile("Server Version: pydock .*embedded engine"),
+                   re.compile("^WARNING: .*runs no processes"))
+
+    def test_a_place_that_cannot_be_used(self):
+        self.check(self.pydock("-H", "embedded:///etc/passwd/x", "load", input=image_archive("app:1", LAYERS[0]),
+                               env={"DOCKER_HOST": None}), 1, "", re.compile("cannot use the image store: mkdir .*: not a directory\n$"))
+
+    def test_nothing_is_left_of_it(self):
+        """No thread and no descriptor once the client is closed, and no socket at all."""
+        pydock = module()
+        open_files = lambda: os.path.isdir("/proc/self/fd") and os.listdir("/proc/self/fd")      # noqa
+        before, files = set(threading.enumerate()), open_files()
+        with pydock.Client("embedded://" + self.root) as client:
+            self.assertEqual(client.images(), [])
+            other = client.another()
+            self.assertEqual(other.containers(all=True), [])
+            self.assertEqual(len(set(threading.enumerate()) - before), 2)
+            other.close()
+            self.assertEqual(list(client.events(since="1", until="2")), [])      # read to its end, it needs no closing
+            with self.assertRaises(pydock.ApiError):
+                list(client.pull("127.0.0.1:1/x", "1"))
+        self.assertEqual(set(threading.enumerate()) - before, set())
+        self.assertEqual(open_files(), files)
+
+    def test_at_once(self):
+        """Names are given once, whoever asks for them at the same time."""
+        self.load()
+        made = [subprocess.Popen(pydock_command() + ["create", "--name", "box", "app:1"], env=self.env(),
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+        self.assertEqual(sorted([process.communicate() and process.returncode for process in made]), [0, 1, 1, 1])
+
+
+class ChoiceOfEngineTest(CliCase):
+    """Where nobody chose an engine and none is at the default socket."""
+
+    def run_with(self, default, *args, env=None, code=""):
+        """A command line of a pydock whose default socket is elsewhere."""
+        script = ("import sys; sys.path.insert(0, %r); import pydock\n"
+                  "pydock.DEFAULT_SOCKET, pydock.DEFAULT_HOST = %r, 'unix://' + %r\n"
+                  "pydock.find_engine.__globals__['os'].environ['XDG_RUNTIME_DIR'] = %r\n"
+                  "sys.argv[0] = 'docker'\nsys.exit(pydock.main(['docker'] + %r))" % (
+                      os.path.dirname(pydock_command()[1]), default, default, os.path.join(self.home, "run"), list(args)))
+        return run([sys.executable, "-c", script], dict(self.env({"DOCKER_HOST": None}), **(env or {})), cwd=self.home)
+
+    def setUp(self):
+        super().setUp()
+        if SUBJECT:
+            raise unittest.SkipTest("pydock's own")
+        if os.path.exists("/run/podman/podman.sock"):
+            raise unittest.SkipTest("podman's socket is here")
+        self.root = os.path.join(self.home, ".local/share/pydock")
+        self.nowhere = os.path.join(self.home, "no.sock")
+        self.notice = "No engine answers at unix://%s: using pydock's own, which keeps its images in %s\n"
+
+    def test_embedded(self):
+        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "", self.notice % (self.nowhere, self.root))
+        self.check(self.run_with(self.nowhere, "images", "-q", env={"PYDOCK_ROOT": "x"}), 0, "",
+                   self.notice % (self.nowhere, os.path.join(self.home, "x")))
+        self.check(self.run_with(self.nowhere, "images", "-q", env={"XDG_DATA_HOME": self.home}), 0, "",
+                   self.notice % (self.nowhere, os.path.join(self.home, "pydock")))
+        self.check(self.run_with(self.nowhere, "-H", "embedded://there", "images", "-q"), 0, "", "")
+        self.check(self.run_with(self.nowhere, "--help"), 0, None, "")
+
+    def test_pull_with_no_docker_at_all(self):
+        """The README's first command."""
+        shelf = Shelf()
+        shelf.image("1")
+        name = "127.0.0.1:%d/app:1" % self.start(ScriptedEngine(("*", "/v2/.*", shelf), tcp=True)).port
+        self.check(self.run_with(self.nowhere, "pull", name), 0, re.compile("Status: Downloaded newer image for " + name),
+                   self.notice % (self.nowhere, self.root))
+        self.check(self.run_with(self.nowhere, "images", "--format", "{{.Repository}}:{{.Tag}}"), 0, name + "\n")
+
+    def test_stale_socket(self):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(self.nowhere)
+        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "", self.notice % (self.nowhere, self.root))
+
+    @rows(("run/docker.sock", 0), (".docker/run/docker.sock", 0), (".docker/desktop/docker.sock", 0),
+          ("run/podman/podman.sock", 0))
+    def test_other_sockets(self, path, _):
+        path = os.path.join(self.home, path)
+        os.makedirs(os.path.dirname(path))
+        engine = self.start(ScriptedEngine(("GET", "/images/json", answer(200, []))))
+        os.symlink(engine.path, path)
+        self.check(self.run_with(self.nowhere, "images", "-q"), 0, "",
+                   "No engine answers at unix://%s: using the one at unix://%s\n" % (self.nowhere, path))
+
+    def test_default_socket(self):
+        engine = self.start(ScriptedEngine(("GET", "/images/json", answer(200, []))))
+        self.check(self.run_with(engine.path, "images", "-q"), 0, "", "")
+
+    @rows(("flag", ["-H", "unix://nowhere.sock"], {}), ("variable", [], {"DOCKER_HOST": "unix://nowhere.sock"}),
+          ("context", [], {"DOCKER_CONTEXT": "default"}))
+    def test_what_was_chosen_counts(self, title, args, env):
+        self.check(self.run_with(self.nowhere, *(args + ["images"]), env=env), 1, "", re.compile("^Cannot connect"))
+
+
+class DaemonTest(EmbeddedCase):
+    """`pydock -d`: sockets, HTTP, and its end."""
+
+    def setUp(self):
+        super().setUp()
+        self.socket = os.path.join(self.folder(), "p.sock")
+        self.host = "unix://" + self.socket
+        self.log = os.path.join(self.folder(), "log")
+
+    def begin(self, *args, hosts=(), ready=None):
+        """Starts a daemon; waits until it listens."""
+        argv = pydock_command() + ["-d", "-H", self.host] + [word for host in hosts for word in ("-H", host)] + list(args)
+        process = spawn(argv, self.log, self.env({"DOCKER_HOST": None}))
+        self.addCleanup(end, process)
+        wanted = len(hosts) + 1
+        self.assertTrue(wait_until(lambda: self.said().count("API listen on") == wanted, 20, process, 0.02), self.said())
+        return process
+
+    def said(self):
+        with open(self.log, errors="replace") as file:
+            return file.read()
+
+    def talk(self, data, until=b"", host=None, shut=False):
+        """Sends bytes; what comes back until the connection ends, or `until` has come."""
+        with connect(host or self.host) as sock:
+            sock.settimeout(20)
+            sock.sendall(data)
+            if shut:
+                sock.shutdown(socket.SHUT_WR)
+            got = b""
+            while not (until and until in got):
+                block = sock.recv(65536)
+                if not block:
+                    break
+                got += block
+            return got
+
+    def read_until(self, sock, text):
+        """What comes on a socket, up to this text at least."""
+        got = b""
+        while text not in got:
+            block = sock.recv(65536)
+            self.assertTrue(block, got)
+            got += block
+        return got
+
+    def test_http(self):
+        self.begin("-G", "")
+        ping = self.talk(b"HEAD /_ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head = ping.decode().partition("\r\n\r\n")[0]
+        self.assertIn("HTTP/1.1 200 OK\r\nApi-Version: 1.51\r\nDocker-Experimental: false\r\nOstype: linux\r\nServer: pydock/",
+                      head)
+        self.assertNotIn("Builder-Version", head)
+        self.assertTrue(ping.endswith(b"\r\n\r\n"))
+        with connect(self.host) as sock:      # one connection, several requests, bodies of both kinds that nobody reads
+            for body, header in ((b"", b""), (b"{}", b"Content-Length: 2\r\n"), (b"", b"")):
+                sock.sendall(b"POST /v1.41/volumes/prune HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n" + body)
+                self.assertIn(b"200 OK", self.read_until(sock, b"}\n"))
+        for request, wanted in (
+                (b"GET /_ping HTTP/1.0\r\n\r\n", b"\r\n\r\nOK"), (b"nonsense\r\n\r\n", b"400 Bad Request"),
+                (b"GET / HTTP/9\r\n\r\n", b"400 Bad Request"),
+                (b"POST /x HTTP/1.1\r\nContent-Length: -1\r\n\r\n", b"400 Bad Request"),
+                (b"GET /nosuch HTTP/1.1\r\nConnection: close\r\n\r\n", b'404 Not Found'),
+                (b"GET /v1.23/info HTTP/1.1\r\nConnection: close\r\n\r\n", b"client version 1.23 is too old. Minimum supported "
+                 b"API version is 1.24, please upgrade your client to a newer version"),
+                (b"GET /v1.52/info HTTP/1.1\r\nConnection: close\r\n\r\n", b"client version 1.52 is too new. Maximum supported "
+                 b"API version is 1.51"),
+                (b"POST /containers/create HTTP/1.1\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}",
+                 b"unsupported Content-Type header"),
+                (b"POST /auth HTTP/1.1\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n", b"100 Continue\r\n\r\nHTTP/1.1 4")):
+            self.assertIn(wanted, self.talk(request), request)
+        self.assertIn(b"0\r\n\r\n", self.talk(b"GET /events?since=1&until=2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"))
+        self.assertIn(b"HTTP/1.1 200", self.talk(b"GET http://docker/_ping HTTP/1.1\r\nConnection: close\r\n\r\n"))
+
+    def test_requests_that_cannot_be_trusted(self):
+        """None is carried out, and the daemon says nothing of Python's."""
+        self.stock()
+        self.begin("-G", "")
+        for rest in (b"", b"\r\nHos", b"\r\nHost: x", b"\r\nHost: x\r\n", b"\r\nno colon\r\n\r\n",
+                     b"\r\nContent-Length : 2\r\n\r\n{}", b"\r\nContent-Length: +2\r\n\r\n{}",
+                     b"\r\nContent-Length: 0_2\r\n\r\n{}", b"\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\n{}",
+                     b"\r\nTransfer-Encoding: gzip\r\n\r\n", b"\r\nX: " + b"y" * 100000 + b"\r\n\r\n",
+                     b"\r\nX: y" * 150 + b"\r\n\r\n"):
+            got = self.talk(b"POST /v1.41/containers/prune HTTP/1.1" + rest, shut=True)
+            self.assertIn(b"400 Bad Request", got, rest[:50])
+        got = self.talk(b"POST /v1.41/auth HTTP/1.1\r\nContent-Type: application/json\r\n"
+                        b"Content-Length: 9000000\r\n\r\n" + b" " * 9000000)
+        self.assertIn(b"400 Bad Request", got)
+        self.assertIn(b"or longer than 8388608 bytes", got)
+        self.assertEqual(len(must(api(self.host, "GET", "/containers/json?all=1"))), 2)
+        self.assertEqual(self.said().count("\n"), 1, self.said())
+
+    def test_an_answer_goes_on_whatever_comes(self):
+        """To a client that has closed its half, and to one that asks for more; one that cannot end is cut off."""
+        self.stock()
+        self.begin("-G", "")
+        request = b"GET /containers/box/export HTTP/1.1\r\nHost: x\r\n\r\n"
+        self.assertTrue(self.talk(request, shut=True).endswith(b"\r\n0\r\n\r\n"))
+        with connect(self.host) as sock:
+            sock.sendall(request)
+            self.read_until(sock, b"\r\n\r\n")
+            sock.sendall(request)
+            self.read_until(sock, b"\r\n0\r\n\r\n")
+        blobs = os.path.join(self.root, "blobs", "sha256")
+        with open(max((os.path.join(blobs, name) for name in os.listdir(blobs)), key=os.path.getsize), "r+b") as file:
+            file.write(b"?")
+        self.assertFalse(self.talk(b"GET /images/app:1/get HTTP/1.1\r\nHost: x\r\n\r\n").endswith(b"\r\n0\r\n\r\n"))
+        self.assertNotIn("Traceback", self.said())
+
+    @rows(("1.24", ["<none>:<none>"], True), ("1.42", ["<none>:<none>"], True), ("1.43", [], True), ("1.44", [], False))
+    def test_versions(self, version, tags, virtual):
+        self.begin("-G", "")
+        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[0])))
+        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[1])))
+        rows = must(api(self.host, "GET", "/v%s/images/json?filters=%%7B%%22dangling%%22:[%%22true%%22]%%7D" % version))
+        self.assertEqual([(row["RepoTags"], "VirtualSize" in row) for row in rows], [(tags, virtual)])
+
+    def test_archives_in_chunks(self):
+        """The answer comes on a connection that stays, however the archive was cut."""
+        self.begin("-G", "")
+        archive = image_archive("app:1", *LAYERS)
+        with connect(self.host) as sock:
+            for size in (1000, 4096, 100001, len(archive)):
+                sock.sendall(b"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for at in range(0, len(archive), size):
+                    piece = archive[at:at + size]
+                    sock.sendall(b"%x\r\n%s\r\n" % (len(piece), piece))
+                sock.sendall(b"0\r\n\r\n")
+                got = self.read_until(sock, b"0\r\n\r\n")
+                self.assertIn(b"Loaded image: app:1", got)
+                self.assertNotIn(b"Connection: close", got)
+
+    def test_its_end(self):
+        pidfile = os.path.join(self.home, "pid")
+        process = self.begin("--pidfile", pidfile, "-G", "")
+        self.assertEqual(stat.S_IMODE(os.stat(self.socket).st_mode), 0o660)
+        with open(pidfile) as file:
+            self.assertEqual(int(file.read()), process.pid)
+        with connect(self.host) as idle, connect(self.host) as listener:
+            idle.sendall(b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.read_until(idle, b"\r\n\r\nOK")
+            listener.sendall(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.read_until(listener, b"\r\n\r\n")
+            began = time.time()
+            process.terminate()
+            self.assertEqual(process.wait(15), 0, self.said())
+            self.assertLess(time.time() - began, 3)
+            self.assertEqual(idle.recv(10), b"")
+        self.assertFalse(os.path.exists(self.socket))
+        self.assertFalse(os.path.exists(pidfile))
+
+    def test_a_transfer_under_way_ends_first(self):
+        process = self.begin("-G", "")
+        archive = image_archive("app:1", *LAYERS)
+        with connect(self.host) as sock:
+            sock.sendall(b"POST /v1.41/images/load?quiet=1 HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(archive))
+            sock.sendall(archive[:5000])
+            time.sleep(0.2)
+            process.terminate()
+            self.assertTrue(wait_until(lambda: not os.path.exists(self.socket), 10))
+            sock.sendall(archive[5000:])
+            self.read_until(sock, b"Loaded image: app:1")
+        self.assertEqual(process.wait(15), 0)
+
+    def test_a_transfer_that_does_not_end_is_cut_by_the_next_signal(self):
+        process = self.begin("-G", "")
+        with connect(self.host) as sock:
+            sock.sendall(b"POST /v1.41/images/load HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\nabc")
+            time.sleep(0.2)
+            process.terminate()
+            time.sleep(0.3)
+            self.assertIsNone(process.poll())
+            process.terminate()
+            self.assertEqual(process.wait(15), 0)
+
+    def test_sockets_that_are_there(self):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(self.socket)      # stale once it is closed
+        self.begin("-G", "")
+        self.check(self.pydock("-d", "-G", "", "-H", self.host), 1, "", "cannot listen at %s: another engine does\n" % self.host)
+        self.assertTrue(answers(self.host))
+        with open(os.path.join(self.home, "file"), "w"):
+            pass
+        self.check(self.pydock("-d", "-H", "unix://%s/file" % self.home), 1, "", re.compile("there is something else\n$"))
+        self.check(self.pydock("-d", "-H", "unix:///nonexistent/x.sock"), 1, "", re.compile("no such file or directory\n$"))
+        self.check(self.pydock("-d", "-G", "no-such-group", "-H", self.host + "2"), 1, "", re.compile("there is no such group\n$"))
+        self.check(self.pydock("-d", "-H", "ssh://x"), 1, "", re.compile("unix:// and tcp:// addresses, not at ssh://x\n$"))
+        self.check(self.pydock("-d", "-H", self.host + "2", "ps"), 1, "", "-d takes no command: ps\n")
+        self.assertFalse(os.path.exists(self.socket + "2"))
+
+    def test_pidfile_of_another(self):
+        pidfile = os.path.join(self.home, "pid")
+        with open(pidfile, "w") as file:
+            file.write(str(os.getpid()))
+        self.check(self.pydock("-d", "-G", "", "-H", self.host, "--pidfile", pidfile), 1, "", re.compile("pid file found"))
+        self.assertTrue(os.path.exists(pidfile))
+        with open(pidfile, "w") as file:
+            file.write("999999999")
+        self.begin("-G", "", "--pidfile", pidfile)
+
+    def test_many_clients_and_no_leaks(self):
+        process = self.begin("-G", "")
+        must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", *LAYERS)))
+        made = must(api(self.host, "POST", "/containers/create?name=box", {"Image": "app:1"}))["Id"]
+        handles = lambda: len(os.listdir("/proc/%d/fd" % process.pid)) if os.path.isdir("/proc/self/fd") else 0      # noqa
+        tasks = lambda: len(os.listdir("/proc/%d/task" % process.pid)) if os.path.isdir("/proc/self/task") else 1      # noqa
+        before, failures = handles(), []
+
+        def client():
+            try:
+                for path in ("/images/json", "/containers/box/archive?path=/etc", "/containers/%s/json" % made,
+                             "/images/app:1/get", "/containers/box/export", "/events?since=1&until=2", "/nosuch"):
+                    status, _ = api(self.host, "GET", path)
+                    if status != (404 if path == "/nosuch" else 200):
+                        failures.append((path, status))
+                with connect(self.host) as sock:      # one that goes away in the middle
+                    sock.sendall(b"GET /containers/box/export HTTP/1.1\r\nHost: x\r\n\r\n")
+                    sock.recv(10)
+            except (OSError, AssertionError, http.client.HTTPException) as error:
+                failures.append(error)
+        threads = [threading.Thread(target=client) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(failures, [])
+        self.assertTrue(wait_until(lambda: handles() <= before and tasks() == 1, 10), (handles(), before, tasks()))
+
+    def test_events_as_they_happen(self):
+        self.begin("-G", "")
+        with connect(self.host) as sock:
+            sock.settimeout(10)
+            sock.sendall(b"GET /events?filters=%7B%22event%22:%7B%22load%22:true,%22destroy%22:true%7D%7D HTTP/1.1\r\nHost: x\r\n\r\n")
+            self.read_until(sock, b"\r\n\r\n")
+            must(api(self.host, "POST", "/images/load?quiet=1", image_archive("app:1", LAYERS[0])))
+            self.read_until(sock, b'"Action":"load"')
+            must(api(self.host, "POST", "/containers/create?name=box", {"Image": "app:1"}))
+            self.check(self.pydock("-H", "embedded://", "rm", "box", env={"DOCKER_HOST": None}), 0)      # another process
+            self.read_until(sock, b'"Action":"destroy"')
+
+    def test_tls(self):
+        certificates = Certificates.get()
+        port = free_port()
+        cert, key = certificates.server()
+        tls = ["--tlsverify", "--tlscacert", os.path.join(certificates.folder("client"), "ca.pem"), "--tlscert", cert,
+               "--tlskey", key]
+        self.begin("-G", "", *tls, hosts=["tcp://127.0.0.1:%d" % port])
+        self.host = "tcp://127.0.0.1:%d" % port
+        for kind, status in (("client", 0), ("stranger", 1), ("nocert", 1), ("client", 0)):
+            done = self.pydock("--tlsverify", "version", env={"DOCKER_CERT_PATH": certificates.folder(kind)})
+            self.check(done, status, re.compile("Server: pydock" if not status else "Client"))
+        self.check(self.pydock("version"), 1)      # without TLS
+        self.check(self.pydock("--tlsverify", "load", input=image_archive("app:1", *LAYERS),
+                               env={"DOCKER_CERT_PATH": certificates.folder("client")}), 0, "Loaded image: app:1\n")
+        self.check(self.pydock("-d", "--tls", "--tlscert", "/nonexistent/c", "--tlskey", key, "-H", self.host + "1"), 1, "",
+                   re.compile("certificates for TLS cannot be read"))
+
+    def test_tcp_without_tls_warns(self):
+        port = free_port()
+        self.begin("-G", "", hosts=["tcp://127.0.0.1:%d" % port])
+        self.assertIn("WARNING: whoever reaches tcp://127.0.0.1:%d may use this engine" % port, self.said())
+        self.assertTrue(answers("tcp://127.0.0.1:%d" % port))
+
+
+# ======================================================================================================
+# Commands, on real engines
+# ======================================================================================================
+
+# version and info: the client's block is its own; runtimes come in no order; podman makes up a new ID each time
+SERVER = OWN_CLIENT + (
+          replaced(r"(?m)^ ID: [0-9a-f]{8}-[0-9a-f-]*$", " ID: UUID"),
+          lambda text: re.sub(r"(?m)^ Runtimes: (.*)$",
+                              lambda found: " Runtimes: " + " ".join(sorted(found.group(1).split())), text))
 
 
 class RealEngineCase(DifferentialCase):
