@@ -23,7 +23,7 @@ Environment:
 
 Sections: running · folders and processes · terminals · the wire · real parts · base cases · then the tests, in
 the order of pydock.py's sections: names, configuration, endpoints, client, streams, flags, dispatch, commands;
-and last those on real engines.
+archives, registries, the image store, the embedded engine; and last those on real engines.
 """
 import argparse
 import atexit
