@@ -9843,10 +9843,6 @@ class DockerCli(BuildCommands, StreamCommands, ImageCommands, ContainerCommands,
 #     |                               |   ^------- 307, Location: checked ---- |              |                |
 #     |                               |----------- without it --------------------------------------------->   |
 #     | <---------------------------- Body
-#
-# A blob's way into the store: what an earlier pull left is hashed again, the rest asked for with Range, written and
-# hashed as it comes; a cut leads back to the Range; a sum that is wrong after that, or an answer that does not continue
-# where it should, back to the first byte; the right sum into the store.
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 MANIFEST_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -10740,302 +10736,6 @@ def _connect_through(sock, host, port, proxy):
         raise OSError("proxyconnect tcp: " + line.partition(" ")[2])
 
 
-# -- pull and push -----------------------------------------------------------------------------------------------------
-
-
-def _in_parallel(registry, count, job, items):
-    """Do `job` with each item, `count` at a time; the first failure stops the others and is raised."""
-    import threading
-    waiting, failures = list(reversed(items)), []
-
-    def work():
-        while not failures:
-            try:
-                job(waiting.pop())
-            except IndexError:
-                return
-            except BaseException as error:
-                failures.append(error)
-                registry.abort()
-
-    threads = [threading.Thread(target=work, daemon=True) for _ in items[:count]]
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    except BaseException as error:      # Ctrl-C
-        failures.append(error)
-        registry.abort()
-        for thread in threads:
-            thread.join()
-    if failures:
-        raise failures[0]
-
-
-class _Meter:
-    """Tells how far a blob is, in the engine's words, ten times a second at most."""
-
-    def __init__(self, report, part, status, digest=None):
-        self.report, self.status, self.total = report, status, part["size"]
-        self.id = (digest or part["digest"]).partition(":")[2][:12]
-        self.next = 0
-
-    def __call__(self, current):
-        now = time.monotonic()
-        if now >= self.next:
-            self.next = now + 0.1
-            self.tell(self.status, {"current": current, "total": self.total})
-
-    def tell(self, status, detail=None):
-        if self.report:
-            self.report({"status": status, "progressDetail": detail or {}, "id": self.id})
-
-    def retrying(self, seconds):
-        self.tell("Retrying in %d second%s" % (-(-seconds // 1), "" if seconds <= 1 else "s"))
-
-
-def pull_image(registry: Registry, reference: Reference, platform: str, store, report, all_tags: bool = False) -> list:
-    """Bring an image into `store`, an ImageStore: layers in parallel, resumed and verified.
-
-    `platform` chooses from an index ("" is for this host); `report` is called with the messages of the engine's API,
-    from several threads.  Returns the references that were pulled, those of `all_tags` or the one.  Raises
-    RegistryError in the engine's words.
-    """
-    pulled, newer = [reference.with_default_tag()], False
-    try:
-        if all_tags:
-            pulled = [Reference(reference.domain, reference.path, tag) for tag in registry.tags(reference.path)]
-        for reference in pulled:
-            newer = _pull(registry, reference, platform, store, report) or newer
-    except RegistryError as error:
-        raise _in_words_of_pull(error, reference)
-    suffix = "" if all_tags else "@" + reference.digest if reference.digest else reference.suffix
-    report({"status": "Status: %s for %s" % (
-        "Downloaded newer image" if newer else "Image is up to date", reference.familiar_name + suffix)})
-    return pulled
-
-
-def _in_words_of_pull(error, reference):
-    name = reference.familiar_name
-    text = {"DENIED": "pull access denied for %s, repository does not exist or may require 'docker login'" % name,
-            "MANIFEST_UNKNOWN": "manifest for %s%s not found" % (
-                name, "@" + reference.digest if reference.digest else ":" + reference.tag),
-            "NAME_UNKNOWN": "repository %s not found" % name}.get(error.code)
-    return RegistryError("%s: %s" % (text, error), 404, error.code) if text else error
-
-
-def _pull(registry, reference, platform, store, report):
-    """Bring one image into the store; whether it is another one than before."""
-    repository, wanted = reference.path, reference.digest or reference.tag
-    name = reference.name + ("@" if reference.digest else ":") + wanted
-    record = _kept(store, name)
-    digest = ""
-    if record:
-        try:
-            digest = registry.manifest_digest(repository, wanted)
-        except RegistryError:
-            pass                        # the answer to a GET says why
-    current = bool(digest) and _is_of(record, digest, reference, platform)
-    if not current:
-        top = registry.manifest(repository, wanted)
-        digest = top.digest
-        manifest = _image_manifest(registry, repository, top, platform)
-    report({"status": "Pulling from " + repository, "id": name if reference.digest else reference.tag})
-    if not current:
-        with store.keep([manifest.digest] + [part["digest"] for part in manifest.parts("config") +
-                                             manifest.parts("layers")]):
-            _fetch_image(registry, repository, manifest, store, report)
-            store.put_image(None if reference.digest else name, manifest.descriptor,
-                            "%s@%s" % (reference.name, digest))
-        current = bool(record) and record.id == manifest.json["config"]["digest"]
-    report({"status": "Digest: " + digest})
-    return not current
-
-
-def _kept(store, name):
-    """The image of a name, with all of its blobs, or None."""
-    try:
-        record = store.resolve(name)
-        return record if record.is_whole else None
-    except DockerError:
-        return None
-
-
-def _is_of(record, digest, reference, platform):
-    """Whether an image in the store is what the registry's `digest`, a manifest's or an index's, means here."""
-    wanted = platform or os.environ.get("DOCKER_DEFAULT_PLATFORM") or host_platform()
-    return record.manifest["digest"] == digest or "%s@%s" % (reference.name, digest) in record.digests and (
-        _platform_key(*record.platform.split("/")) == _acceptable(normal_platform(wanted))[0])
-
-
-def _image_manifest(registry, repository, manifest, platform):
-    """Go from an index to the image for a platform."""
-    for _ in range(4):
-        if not manifest.is_index:
-            config = manifest.parts("config")[0]
-            if config.get("mediaType") not in _CONFIG_TYPES:
-                raise RegistryError("this is no container image: its configuration is of the type " + go_quote(
-                    str(config.get("mediaType"))))
-            if config["size"] > _ANSWER_LIMIT:
-                raise RegistryError("the image's configuration is longer than %d bytes" % _ANSWER_LIMIT)
-            manifest.parts("layers")
-            return manifest
-        manifest.parts("manifests")
-        manifest = registry.manifest(repository, choose_platform(manifest.json, platform)["digest"])
-    raise RegistryError("an index of indexes that does not end")
-
-
-def _fetch_image(registry, repository, manifest, store, report):
-    """Bring all blobs of an image into the store, the manifest last."""
-    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-downloads") or 3)
-    missing, meters = [], {}
-    for layer in manifest.parts("layers"):
-        if layer["digest"] in meters:
-            continue                    # one layer twice
-        meter = meters[layer["digest"]] = _Meter(report, layer, "Downloading")
-        if store.has_blob(layer["digest"], layer["size"]):
-            meter.tell("Already exists")
-        else:
-            meter.tell("Pulling fs layer")
-            missing.append(layer)
-    for layer in missing[slots:]:
-        meters[layer["digest"]].tell("Waiting")
-
-    def fetch(layer):
-        meter = meters[layer["digest"]]
-        _fetch_blob(registry, repository, layer, store, meter)
-        meter.tell("Pull complete")
-
-    _fetch_blob(registry, repository, config, store, _Meter(None, config, ""))
-    if len(_diff_ids(store, config["digest"])) != len(manifest.json["layers"]):
-        raise RegistryError("layers from manifest don't match image configuration")
-    _in_parallel(registry, slots, fetch, missing)
-    store.add_blob(manifest.data, manifest.digest.partition(":")[0])
-
-
-def _diff_ids(store, digest):
-    """The digests of an image's layers, unpacked, as its configuration lists them."""
-    try:
-        return [str(diff) for diff in json.loads(store.read_blob(digest).decode("utf-8"))["rootfs"]["diff_ids"]]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise RegistryError("invalid rootfs in image configuration")
-
-
-def _fetch_blob(registry, repository, part, store, meter):
-    """Bring one blob into the store: go on where an earlier attempt ended, verify, try again where that may help."""
-    digest, size, attempt, reached = part["digest"], part["size"], 0, 0
-    with store.ingest(digest, size) as blob:
-        while not blob.done:
-            start = blob.offset
-            try:
-                if start < size:
-                    with registry.blob(repository, digest, start) as body:
-                        _find_place(body, blob, size)
-                        for pieces in body.spans():
-                            for piece in pieces:
-                                blob.write(piece)
-                            meter(blob.offset)
-            except (RegistryError, ConnectionFailed) as error:
-                if getattr(error, "status", 0) == 416:
-                    blob.restart()
-                    error.retry = 0
-                attempt = 1 if blob.offset >= reached + _PROGRESS else attempt + 1
-                reached = max(reached, blob.offset)
-                if attempt > 1:
-                    del registry.mirrors[:]
-                registry.pause(error, attempt, meter.retrying)
-                continue
-            meter.tell("Verifying Checksum")
-            try:
-                blob.commit()
-            except DockerError:
-                if not start:
-                    raise               # else what was there before may be to blame: once more, from the first byte
-    meter.tell("Download complete")
-
-
-def _find_place(body, blob, size):
-    """Check that an answer goes on where a blob's writer is; a whole one makes it begin again."""
-    if body.status == 206:
-        part = re.match(r"bytes (\d+)-(\d+)/(\d+|\*)\Z", body.headers.get("Content-Range") or "")
-        if not part or int(part.group(1)) != blob.offset or int(part.group(2)) != size - 1 or (
-                part.group(3) not in (str(size), "*")):
-            blob.restart()
-            raise RegistryError("the registry sends another part of blob %s than it was asked for" % blob.digest,
-                                retry=0)
-    elif blob.offset:
-        blob.restart()
-
-
-def push_image(registry: Registry, reference: Reference, store, report) -> None:
-    """Send an image of `store` to a registry: what is not there yet, in parallel, and the manifest last.
-
-    `report` is called with the messages of the engine's API, from several threads.
-    """
-    try:
-        _push(registry, reference.with_default_tag(), store, report)
-    except RegistryError as error:
-        raise error.__cause__ or error
-
-
-def _push(registry, reference, store, report):
-    if reference.digest:
-        raise RegistryError("cannot push a digest reference", 400)
-    report({"status": "The push refers to repository [%s]" % reference.name})
-    record = _kept(store, str(reference))
-    if not record:
-        known = any(name.startswith(reference.name + ":") for image in store.images() for name in image.names)
-        raise RegistryError("tag does not exist: %s%s" % (reference.familiar_name, reference.suffix) if known else
-                            "An image does not exist locally with the tag: " + reference.familiar_name, 404)
-    with store.keep(record.blobs):
-        manifest = Manifest(store.read_blob(record.manifest["digest"]), record.manifest.get("mediaType", ""))
-        _send_image(registry, reference, manifest, store, report)
-        digest = registry.put_manifest(reference.path, reference.tag, manifest.data, manifest.media_type)
-        if digest not in ("", manifest.digest):
-            raise RegistryError("the registry stored another manifest, %s, than the one sent, %s" % (
-                digest, manifest.digest))
-        store.put_image(None, record.manifest, "%s@%s" % (reference.name, manifest.digest))
-    report({"status": "%s: digest: %s size: %d" % (reference.tag, manifest.digest, len(manifest.data))})
-    report({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": manifest.digest, "Size": len(manifest.data)}})
-
-
-def _send_image(registry, reference, manifest, store, report):
-    """Push all blobs of an image, the layers first."""
-    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-uploads") or 5)
-    layers, siblings = {}, _siblings(reference, store)
-    pairs = zip(manifest.parts("layers"), _diff_ids(store, config["digest"]))
-    for layer, diff in reversed(list(pairs)):
-        layers[layer["digest"]] = layer, _Meter(report, layer, "Pushing", diff)
-    for _, meter in layers.values():
-        meter.tell("Preparing")
-    for _, meter in list(layers.values())[slots:]:
-        meter.tell("Waiting")
-
-    def send(job):
-        part, meter = job
-        digest = part["digest"]
-        if registry.has_blob(reference.path, digest):
-            return meter.tell("Layer already exists")
-        source = registry.upload_blob(reference.path, digest, part["size"], lambda: store.open_blob(digest),
-                                      siblings.get(digest, ())[:3], meter)
-        meter.tell("Mounted from " + source if source else "Pushed")
-
-    _in_parallel(registry, slots, send, list(layers.values()))
-    send((config, _Meter(None, config, "")))
-
-
-def _siblings(reference, store):
-    """{blob: the other repositories of this registry in which it should be, as images in the store came from there}."""
-    found = {}
-    for image in store.images():
-        names = map(parse_reference, image.names + image.digests)
-        paths = {name.path for name in names if name.domain == reference.domain and name.path != reference.path}
-        for digest in image.blobs[1:] if paths else ():
-            found.setdefault(digest, []).extend(paths.difference(found.get(digest, ())))
-    return found
-
-
 # ======================================================================================================================
 # 14  Image store
 # ======================================================================================================================
@@ -11454,6 +11154,14 @@ class ImageStore:
             raise DockerError("blob %s is no JSON object" % digest)
         return value
 
+    def diff_ids(self, identifier: str) -> list:
+        """The digests of an image's layers, unpacked, as its configuration lists them."""
+        try:
+            config = json.loads(self.read_blob(identifier).decode("utf-8"))
+            return [str(diff) for diff in config["rootfs"]["diff_ids"]]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise DockerError("invalid rootfs in image configuration")
+
     def ingest(self, digest: str, size: int = None) -> BlobWriter:
         """A writer for a blob, to be entered; `keep` the blob first."""
         return BlobWriter(self, digest, size)
@@ -11675,7 +11383,7 @@ class ImageStore:
         """The chain IDs of an image's layers: each is a layer with all those below it."""
         chain = []
         try:
-            for diff_id in _diff_ids(self, identifier):
+            for diff_id in self.diff_ids(identifier):
                 chain.append("sha256:" + _digest_of(("%s %s" % (chain[-1], diff_id)).encode("utf-8")) if chain else
                              diff_id)
         except DockerError:
@@ -12354,6 +12062,301 @@ def apply_changes(config: dict, changes) -> dict:
 #     | message <------ report <---------------------- work(report) <------> |   or messages while it works
 #
 # An error becomes an HTTP status as long as nothing of the answer has gone out, later a message of the stream.
+
+# -- pull and push -----------------------------------------------------------------------------------------------------
+
+# A blob's way into the store: what an earlier pull left is hashed again, the rest asked for with Range, written and
+# hashed as it comes; a cut leads back to the Range; a sum that is wrong after that, or an answer that does not continue
+# where it should, back to the first byte; the right sum into the store.
+
+
+def _in_parallel(registry, count, job, items):
+    """Do `job` with each item, `count` at a time; the first failure stops the others and is raised."""
+    import threading
+    waiting, failures = list(reversed(items)), []
+
+    def work():
+        while not failures:
+            try:
+                job(waiting.pop())
+            except IndexError:
+                return
+            except BaseException as error:
+                failures.append(error)
+                registry.abort()
+
+    threads = [threading.Thread(target=work, daemon=True) for _ in items[:count]]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    except BaseException as error:      # Ctrl-C
+        failures.append(error)
+        registry.abort()
+        for thread in threads:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+class _Meter:
+    """Tells how far a blob is, in the engine's words, ten times a second at most."""
+
+    def __init__(self, report, part, status, digest=None):
+        self.report, self.status, self.total = report, status, part["size"]
+        self.id = (digest or part["digest"]).partition(":")[2][:12]
+        self.next = 0
+
+    def __call__(self, current):
+        now = time.monotonic()
+        if now >= self.next:
+            self.next = now + 0.1
+            self.tell(self.status, {"current": current, "total": self.total})
+
+    def tell(self, status, detail=None):
+        if self.report:
+            self.report({"status": status, "progressDetail": detail or {}, "id": self.id})
+
+    def retrying(self, seconds):
+        self.tell("Retrying in %d second%s" % (-(-seconds // 1), "" if seconds <= 1 else "s"))
+
+
+def pull_image(registry: Registry, reference: Reference, platform: str, store: ImageStore, report,
+               all_tags: bool = False) -> list:
+    """Bring an image into a store: layers in parallel, resumed and verified.
+
+    `platform` chooses from an index ("" is for this host); `report` is called with the messages of the engine's API,
+    from several threads.  Returns the references that were pulled, those of `all_tags` or the one.  Raises
+    RegistryError in the engine's words.
+    """
+    pulled, newer = [reference.with_default_tag()], False
+    try:
+        if all_tags:
+            pulled = [Reference(reference.domain, reference.path, tag) for tag in registry.tags(reference.path)]
+        for reference in pulled:
+            newer = _pull(registry, reference, platform, store, report) or newer
+    except RegistryError as error:
+        raise _in_words_of_pull(error, reference)
+    suffix = "" if all_tags else "@" + reference.digest if reference.digest else reference.suffix
+    report({"status": "Status: %s for %s" % (
+        "Downloaded newer image" if newer else "Image is up to date", reference.familiar_name + suffix)})
+    return pulled
+
+
+def _in_words_of_pull(error, reference):
+    name = reference.familiar_name
+    text = {"DENIED": "pull access denied for %s, repository does not exist or may require 'docker login'" % name,
+            "MANIFEST_UNKNOWN": "manifest for %s%s not found" % (
+                name, "@" + reference.digest if reference.digest else ":" + reference.tag),
+            "NAME_UNKNOWN": "repository %s not found" % name}.get(error.code)
+    return RegistryError("%s: %s" % (text, error), 404, error.code) if text else error
+
+
+def _pull(registry, reference, platform, store, report):
+    """Bring one image into the store; whether it is another one than before."""
+    repository, wanted = reference.path, reference.digest or reference.tag
+    name = reference.name + ("@" if reference.digest else ":") + wanted
+    record = _kept(store, name)
+    digest = ""
+    if record:
+        try:
+            digest = registry.manifest_digest(repository, wanted)
+        except RegistryError:
+            pass                        # the answer to a GET says why
+    current = bool(digest) and _is_of(record, digest, reference, platform)
+    if not current:
+        top = registry.manifest(repository, wanted)
+        digest = top.digest
+        manifest = _image_manifest(registry, repository, top, platform)
+    report({"status": "Pulling from " + repository, "id": name if reference.digest else reference.tag})
+    if not current:
+        with store.keep([manifest.digest] + [part["digest"] for part in manifest.parts("config") +
+                                             manifest.parts("layers")]):
+            _fetch_image(registry, repository, manifest, store, report)
+            store.put_image(None if reference.digest else name, manifest.descriptor,
+                            "%s@%s" % (reference.name, digest))
+        current = bool(record) and record.id == manifest.json["config"]["digest"]
+    report({"status": "Digest: " + digest})
+    return not current
+
+
+def _kept(store, name):
+    """The image of a name, with all of its blobs, or None."""
+    try:
+        record = store.resolve(name)
+        return record if record.is_whole else None
+    except DockerError:
+        return None
+
+
+def _is_of(record, digest, reference, platform):
+    """Whether an image in the store is what the registry's `digest`, a manifest's or an index's, means here."""
+    wanted = platform or os.environ.get("DOCKER_DEFAULT_PLATFORM") or host_platform()
+    return record.manifest["digest"] == digest or "%s@%s" % (reference.name, digest) in record.digests and (
+        _platform_key(*record.platform.split("/")) == _acceptable(normal_platform(wanted))[0])
+
+
+def _image_manifest(registry, repository, manifest, platform):
+    """Go from an index to the image for a platform."""
+    for _ in range(4):
+        if not manifest.is_index:
+            config = manifest.parts("config")[0]
+            if config.get("mediaType") not in _CONFIG_TYPES:
+                raise RegistryError("this is no container image: its configuration is of the type " + go_quote(
+                    str(config.get("mediaType"))))
+            if config["size"] > _ANSWER_LIMIT:
+                raise RegistryError("the image's configuration is longer than %d bytes" % _ANSWER_LIMIT)
+            manifest.parts("layers")
+            return manifest
+        manifest.parts("manifests")
+        manifest = registry.manifest(repository, choose_platform(manifest.json, platform)["digest"])
+    raise RegistryError("an index of indexes that does not end")
+
+
+def _fetch_image(registry, repository, manifest, store, report):
+    """Bring all blobs of an image into the store, the manifest last."""
+    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-downloads") or 3)
+    missing, meters = [], {}
+    for layer in manifest.parts("layers"):
+        if layer["digest"] in meters:
+            continue                    # one layer twice
+        meter = meters[layer["digest"]] = _Meter(report, layer, "Downloading")
+        if store.has_blob(layer["digest"], layer["size"]):
+            meter.tell("Already exists")
+        else:
+            meter.tell("Pulling fs layer")
+            missing.append(layer)
+    for layer in missing[slots:]:
+        meters[layer["digest"]].tell("Waiting")
+
+    def fetch(layer):
+        meter = meters[layer["digest"]]
+        _fetch_blob(registry, repository, layer, store, meter)
+        meter.tell("Pull complete")
+
+    _fetch_blob(registry, repository, config, store, _Meter(None, config, ""))
+    if len(store.diff_ids(config["digest"])) != len(manifest.json["layers"]):
+        raise RegistryError("layers from manifest don't match image configuration")
+    _in_parallel(registry, slots, fetch, missing)
+    store.add_blob(manifest.data, manifest.digest.partition(":")[0])
+
+
+def _fetch_blob(registry, repository, part, store, meter):
+    """Bring one blob into the store: go on where an earlier attempt ended, verify, try again where that may help."""
+    digest, size, attempt, reached = part["digest"], part["size"], 0, 0
+    with store.ingest(digest, size) as blob:
+        while not blob.done:
+            start = blob.offset
+            try:
+                if start < size:
+                    with registry.blob(repository, digest, start) as body:
+                        _find_place(body, blob, size)
+                        for pieces in body.spans():
+                            for piece in pieces:
+                                blob.write(piece)
+                            meter(blob.offset)
+            except (RegistryError, ConnectionFailed) as error:
+                if getattr(error, "status", 0) == 416:
+                    blob.restart()
+                    error.retry = 0
+                attempt = 1 if blob.offset >= reached + _PROGRESS else attempt + 1
+                reached = max(reached, blob.offset)
+                if attempt > 1:
+                    del registry.mirrors[:]
+                registry.pause(error, attempt, meter.retrying)
+                continue
+            meter.tell("Verifying Checksum")
+            try:
+                blob.commit()
+            except DockerError:
+                if not start:
+                    raise               # else what was there before may be to blame: once more, from the first byte
+    meter.tell("Download complete")
+
+
+def _find_place(body, blob, size):
+    """Check that an answer goes on where a blob's writer is; a whole one makes it begin again."""
+    if body.status == 206:
+        part = re.match(r"bytes (\d+)-(\d+)/(\d+|\*)\Z", body.headers.get("Content-Range") or "")
+        if not part or int(part.group(1)) != blob.offset or int(part.group(2)) != size - 1 or (
+                part.group(3) not in (str(size), "*")):
+            blob.restart()
+            raise RegistryError("the registry sends another part of blob %s than it was asked for" % blob.digest,
+                                retry=0)
+    elif blob.offset:
+        blob.restart()
+
+
+def push_image(registry: Registry, reference: Reference, store: ImageStore, report) -> None:
+    """Send an image of a store to a registry: what is not there yet, in parallel, and the manifest last.
+
+    `report` is called with the messages of the engine's API, from several threads.
+    """
+    try:
+        _push(registry, reference.with_default_tag(), store, report)
+    except RegistryError as error:
+        raise error.__cause__ or error
+
+
+def _push(registry, reference, store, report):
+    if reference.digest:
+        raise RegistryError("cannot push a digest reference", 400)
+    report({"status": "The push refers to repository [%s]" % reference.name})
+    record = _kept(store, str(reference))
+    if not record:
+        known = any(name.startswith(reference.name + ":") for image in store.images() for name in image.names)
+        raise RegistryError("tag does not exist: %s%s" % (reference.familiar_name, reference.suffix) if known else
+                            "An image does not exist locally with the tag: " + reference.familiar_name, 404)
+    with store.keep(record.blobs):
+        manifest = Manifest(store.read_blob(record.manifest["digest"]), record.manifest.get("mediaType", ""))
+        _send_image(registry, reference, manifest, store, report)
+        digest = registry.put_manifest(reference.path, reference.tag, manifest.data, manifest.media_type)
+        if digest not in ("", manifest.digest):
+            raise RegistryError("the registry stored another manifest, %s, than the one sent, %s" % (
+                digest, manifest.digest))
+        store.put_image(None, record.manifest, "%s@%s" % (reference.name, manifest.digest))
+    report({"status": "%s: digest: %s size: %d" % (reference.tag, manifest.digest, len(manifest.data))})
+    report({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": manifest.digest, "Size": len(manifest.data)}})
+
+
+def _send_image(registry, reference, manifest, store, report):
+    """Push all blobs of an image, the layers first."""
+    config, slots = manifest.parts("config")[0], int(registry.settings.get("max-concurrent-uploads") or 5)
+    layers, siblings = {}, _siblings(reference, store)
+    pairs = zip(manifest.parts("layers"), store.diff_ids(config["digest"]))
+    for layer, diff in reversed(list(pairs)):
+        layers[layer["digest"]] = layer, _Meter(report, layer, "Pushing", diff)
+    for _, meter in layers.values():
+        meter.tell("Preparing")
+    for _, meter in list(layers.values())[slots:]:
+        meter.tell("Waiting")
+
+    def send(job):
+        part, meter = job
+        digest = part["digest"]
+        if registry.has_blob(reference.path, digest):
+            return meter.tell("Layer already exists")
+        source = registry.upload_blob(reference.path, digest, part["size"], lambda: store.open_blob(digest),
+                                      siblings.get(digest, ())[:3], meter)
+        meter.tell("Mounted from " + source if source else "Pushed")
+
+    _in_parallel(registry, slots, send, list(layers.values()))
+    send((config, _Meter(None, config, "")))
+
+
+def _siblings(reference, store):
+    """{blob: the other repositories of this registry in which it should be, as images in the store came from there}."""
+    found = {}
+    for image in store.images():
+        names = map(parse_reference, image.names + image.digests)
+        paths = {name.path for name in names if name.domain == reference.domain and name.path != reference.path}
+        for digest in image.blobs[1:] if paths else ():
+            found.setdefault(digest, []).extend(paths.difference(found.get(digest, ())))
+    return found
+
+
+# -- requests and answers ----------------------------------------------------------------------------------------------
 
 MINIMUM_API_VERSION = "1.24"
 _CONTAINER_NAME = r"[a-zA-Z0-9][a-zA-Z0-9_.-]+\Z"
