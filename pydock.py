@@ -227,6 +227,12 @@ def format_nanoseconds(nanoseconds: int) -> str:
     return "%s%02d.%09d%s" % ((head,) + divmod(rest, 10 ** 9) + (zone,))
 
 
+def format_utc(nanoseconds: int) -> str:
+    """Unix nanoseconds in RFC 3339, UTC, without needless digits: `2026-11-24T01:55:16.5Z`."""
+    fraction = (".%09d" % (nanoseconds % 10 ** 9)).rstrip("0").rstrip(".")
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10 ** 9)) + fraction + "Z"
+
+
 _DURATION_UNITS = {"ns": 1, "us": 10 ** 3, "\u00b5s": 10 ** 3, "\u03bcs": 10 ** 3, "ms": 10 ** 6, "s": 10 ** 9,
                    "m": 60 * 10 ** 9, "h": 3600 * 10 ** 9}
 
@@ -4764,8 +4770,7 @@ def _trace_json(value, name=""):
     if isinstance(value, list):
         return [_trace_json(item) for item in value]
     if name in ("started", "completed", "timestamp"):
-        fraction = (".%09d" % (value % 10 ** 9)).rstrip("0").rstrip(".")
-        return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(value // 10 ** 9)) + fraction + "Z"
+        return format_utc(value)
     return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
 
 
@@ -11667,8 +11672,7 @@ class ImageStore:
                         left -= len(archive.read(min(left, MIB)))
                 for _ in blocks:
                     pass
-            now = time.time()
-            created = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".%09dZ" % (now % 1 * 1e9)
+            created = format_utc(int(time.time() * 1e9))
             config = {"architecture": architecture, "variant": variant, "os": system, "created": created,
                       "config": settings, "rootfs": {"type": "layers", "diff_ids": ["sha256:" + plain.hexdigest()]},
                       "history": [{"created": created, "comment": message or "Imported from -"}]}
@@ -13333,7 +13337,7 @@ class Engine:
         if node is None:
             raise NotFound(404, "Could not find the file %s in container %s" % (request.get("path"), name))
         stat = {"name": shown, "size": node.size, "mode": node.go_mode(),
-                "mtime": _go_moment(node.entry.mtime), "linkTarget": target}
+                "mtime": format_utc(node.entry.mtime), "linkTarget": target}
         headers = {"X-Docker-Container-Path-Stat": base64.b64encode(compact_json(stat).encode("utf-8")).decode("ascii")}
         if request.method == "HEAD":
             return Response(b"", headers=headers, kind="")
@@ -13416,14 +13420,9 @@ def _kernel():
 
 
 def _now():
+    """The time with all digits, so that such texts sort."""
     now = time.time()
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + ".%09dZ" % (now % 1 * 1e9)
-
-
-def _go_moment(nanoseconds):
-    """A time as Go writes it, without needless digits."""
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(nanoseconds // 10 ** 9))
-    return whole + (".%09d" % (nanoseconds % 10 ** 9)).rstrip("0").rstrip(".") + "Z"
 
 
 def _seconds(text, exact=False):

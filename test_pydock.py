@@ -9839,6 +9839,10 @@ class StoreArchiveTest(StoreCase):
         layer, = image.manifest_json["layers"]
         self.assertEqual(layer["digest"], digest_of(data if kind == "gzip" else plain))
         self.assertEqual(self.store.inspect(image)["Comment"], "words")
+        with unittest.mock.patch.object(module().time, "time", lambda: 1e9 + 0.5):
+            again = self.store.import_rootfs(iter([data]))
+        self.assertEqual(again.created, "2001-09-09T01:46:40.5Z")      # as the engine would write it again
+        self.store.remove(again.id)
         self.assertEqual(self.verify(), ["docker.io/library/imported:1"])
         for wrong in (b"garbage" * 1000, data[:len(data) - len(data) // 3], archive_of(("a", bytes(5000)))[:3000]):
             if kind or wrong[:1] != b"e":
