@@ -7128,11 +7128,12 @@ class TraceTest(CliCase):
 
     def test_plain(self):
         text = self.play(
-            vertex(LOAD, 0) + vertex(FROM), 0.3, vertex_status(LOAD, "transferring x:", 31, 0, 0, 0.001),
-            vertex(LOAD, 0, 0.04), vertex(FROM, 1, 1, cached=True), vertex(RUN, 1), vertex_log(RUN, "hello\nwor", 1.5), 0.3,
-            vertex_log(RUN, "ld\n", 2), vertex_log(RUN, "late\n", 13.25), vertex_warning(RUN, "old thing"),
+            # what comes together, in one message, so that it is shown together however slow the machine is
+            vertex(LOAD, 0) + vertex(FROM), 0.3, vertex_status(LOAD, "transferring x:", 31, 0, 0, 0.001) +
+            vertex(LOAD, 0, 0.04) + vertex(FROM, 1, 1, cached=True) + vertex(RUN, 1) + vertex_log(RUN, "hello\nwor", 1.5),
+            0.3, vertex_log(RUN, "ld\n", 2) + vertex_log(RUN, "late\n", 13.25) + vertex_warning(RUN, "old thing") +
             vertex_status(RUN, "sha256:abc", 500000, 2100000, 1, at=2) + vertex(RUN, 1, 3.5) +
-            vertex_status(RUN, "sha256:abc", 2100000, 2100000, 1, 3, at=3))      # at once, however slow the machine is
+            vertex_status(RUN, "sha256:abc", 2100000, 2100000, 1, 3, at=3))
         self.assertEqual(text, """\
 #1 [internal] load x
 #1 transferring x: 31B done
