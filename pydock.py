@@ -2228,8 +2228,10 @@ class Endpoint:
         """What stands for the host in the URLs of messages."""
         if self.proto == "unix":
             return quote(self.address, safe="")
-        if self.proto in ("ssh", "embedded"):
-            return "docker.example.com" if self.proto == "ssh" else self.proto
+        if self.proto == "ssh":
+            return "docker.example.com"
+        if self.proto == "embedded":
+            return self.proto
         return urlsplit(self.host).netloc.rpartition("@")[2]
 
     @property
@@ -5368,8 +5370,8 @@ def _tar_entries(source):
             entry.kind = kind if kind not in (b"\0", b"7") else b"5" if name.endswith(b"/") else b"0"
             entry.mode = _tar_number(head[100:108]) & 0o7777
             entry.size = int(pax[b"size"]) if b"size" in pax else size
-            entry.owner = tuple(int(pax.get(key) or _tar_number(head[at:at + 8]))
-                                for key, at in ((b"uid", 108), (b"gid", 116)))
+            entry.owner = (int(pax.get(b"uid") or _tar_number(head[108:116])),
+                           int(pax.get(b"gid") or _tar_number(head[116:124])))
             whole, _, part = pax[b"mtime"].partition(b".") if b"mtime" in pax else (_tar_number(head[136:148]), "", b"")
             entry.mtime = int(whole) * 10 ** 9 + int(part.ljust(9, b"0")[:9])
             if not 0 <= entry.mtime < 1 << 63:
@@ -6436,6 +6438,7 @@ class Cli:
 
     @property
     def client(self) -> Client:
+        """The client of the engine, which is looked for when the first command wants it."""
         if self._client is None:
             if self.endpoint is not None:
                 self.endpoint = self.find_engine()
@@ -9901,6 +9904,7 @@ class Manifest:
 
     @property
     def descriptor(self) -> dict:
+        """The manifest's descriptor, as an index would have it (OCI image-spec, descriptor)."""
         return {"mediaType": self.media_type, "digest": self.digest, "size": len(self.data)}
 
     def parts(self, key: str) -> list:
@@ -10284,6 +10288,7 @@ class Registry:
     def _part(open_source, offset, length, progress):
         """A function that opens the blob once more, as an iterable of the blocks of a stretch."""
         def blocks():
+            """Yield the bytes of the stretch, a MiB at a time."""
             with open_source() as file:
                 file.seek(offset)
                 left = length
@@ -11916,6 +11921,7 @@ _EXPANDED = re.compile(r"'(?P<literal>[^']*)'|\"(?P<quoted>(?:\\.|[^\"\\])*)\"|\
 def _expand(text, variables, quoted=False):
     """A word of an instruction without its quotes, with the values of variables."""
     def value(match):
+        """What one quoted part, escape or variable stands for."""
         literal, inner, escaped, name, braced, sign, word = match.groups()
         if inner is not None:
             return match.group() if quoted else _expand(inner, variables, True)
@@ -12080,6 +12086,7 @@ def _in_parallel(registry, count, job, items):
     waiting, failures = list(reversed(items)), []
 
     def work():
+        """Do one item after the other until none is left or one has failed."""
         while not failures:
             try:
                 job(waiting.pop())
@@ -12119,10 +12126,12 @@ class _Meter:
             self.tell(self.status, {"current": current, "total": self.total})
 
     def tell(self, status, detail=None):
+        """Report a status of the blob."""
         if self.report:
             self.report({"status": status, "progressDetail": detail or {}, "id": self.id})
 
     def retrying(self, seconds):
+        """Report a pause before the next attempt."""
         self.tell("Retrying in %d second%s" % (-(-seconds // 1), "" if seconds <= 1 else "s"))
 
 
@@ -12235,6 +12244,7 @@ def _fetch_image(registry, repository, manifest, store, report):
         meters[layer["digest"]].tell("Waiting")
 
     def fetch(layer):
+        """Bring one layer into the store."""
         meter = meters[layer["digest"]]
         _fetch_blob(registry, repository, layer, store, meter)
         meter.tell("Pull complete")
@@ -12337,6 +12347,7 @@ def _send_image(registry, reference, manifest, store, report):
         meter.tell("Waiting")
 
     def send(job):
+        """Send the blob of a (descriptor, meter), unless the registry has it."""
         part, meter = job
         digest = part["digest"]
         if registry.has_blob(reference.path, digest):
@@ -13070,6 +13081,7 @@ class Engine:
 
     def _load(self, request):
         def work(report):
+            """Load while the archive comes in, and tell of it."""
             quiet, archive = request.flag("quiet"), _archive_of(request)
             ids = self.store.load(archive, lambda message: None if quiet and "id" in message else
                                   report(message))
@@ -13279,6 +13291,7 @@ class Engine:
         path = self._container_path(self._container(name)["Id"])
 
         def wait():
+            """Yield nothing until the container is removed, then a status."""
             yield b""                   # the client begins only when it is sure that somebody waits
             while os.path.exists(path) and not self.stopping and not request.gone(0.1):
                 pass
@@ -13887,6 +13900,7 @@ def _accept(listener, context, engine, connections, log):
     connection = Connection(Wire(sock), engine, log)
 
     def work():
+        """Serve the client to its end."""
         try:
             sock.settimeout(CONNECT_TIMEOUT)
             if sock.family != getattr(socket, "AF_UNIX", None):
